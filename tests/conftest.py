@@ -1,0 +1,12 @@
+"""Shared by all tests: our module_utils answer to the name they have on a managed host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ansible.module_utils
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Modules say `from ansible.module_utils.x import y`, also for the repository's own module_utils/x.py.
+ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
