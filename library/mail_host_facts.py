@@ -1,0 +1,206 @@
+#!/usr/bin/python
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Read, in one quick step, the few facts about a mail host that Mailroom decides by."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: mail_host_facts
+short_description: The few facts about a mail host that Mailroom decides by
+description:
+  - Reads /etc/os-release, /etc/passwd, dpkg's status and /proc, asks systemd once, and changes nothing.
+options: {}
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+author: Mailroom contributors
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  mail_host_facts:
+
+- name: Install the package
+  ansible.builtin.apt:
+    name: [example]
+  when: ["'example' not in ansible_facts['packages']"]
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: The facts, found in C(ansible_facts) afterwards.
+  returned: always
+  type: dict
+  contains:
+    distribution:
+      description: The ID of /etc/os-release with a capital.
+      type: str
+      sample: Debian
+    distribution_release:
+      description: Code name; empty when there is none.
+      type: str
+      sample: trixie
+    distribution_major_version:
+      description: Number of the release; empty when there is none.
+      type: str
+      sample: "13"
+    packages:
+      description: Version of every Debian package that is completely installed, by name.
+      type: dict
+      sample: {postfix: 3.10.4-1}
+    users:
+      description: Names of the local users.
+      type: list
+      elements: str
+      sample: [root, vmail]
+    services:
+      description:
+        - The services and timers of systemd that need nothing done. They are active and enabled, and systemd has read
+          their unit files as they are now.
+      type: list
+      elements: str
+      sample: [postfix.service]
+    port_25:
+      description: Name of the process that listens on TCP port 25, on any address; empty when it is Postfix or nobody.
+      type: str
+      sample: exim4
+    effective_user_id:
+      description: Number of the user the facts were read as.
+      type: int
+      sample: 0
+    time_epoch:
+      description: The host's clock, in seconds since 1970.
+      type: int
+      sample: 1767225600
+"""
+
+LISTEN = "0A"  # TCP_LISTEN in the kernel's include/net/tcp_states.h, as /proc/net/tcp writes it
+
+
+def os_release(text: str) -> dict[str, str]:
+    """The variables of an os-release file, see os-release(5). Lines that are none are left out."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        name, separator, value = line.strip().partition("=")
+        if separator and re.fullmatch(r"[A-Z0-9_]+", name):
+            try:
+                values[name] = "".join(shlex.split(value))
+            except ValueError:
+                continue
+    return values
+
+
+def installed_packages(status: str) -> dict[str, str]:
+    """Name and version of each package in dpkg's status file whose state is "installed", see dpkg-query(1)."""
+    packages: dict[str, str] = {}
+    for paragraph in status.split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Status|Version): *(.*)$", paragraph, re.MULTILINE))
+        if fields.get("Status", "").endswith(" installed") and "Package" in fields:
+            packages[fields["Package"]] = fields.get("Version", "")
+    return packages
+
+
+def listening_inodes(table: str, port: int) -> set[str]:
+    """Inodes of the sockets that listen on a TCP port in a /proc/net/tcp or tcp6 table, see proc_net(5)."""
+    rows = [line.split() for line in table.splitlines()[1:]]
+    return {row[9] for row in rows if len(row) > 9 and row[3] == LISTEN and row[1].endswith(f":{port:04X}")}
+
+
+def _holds(process: Path, sockets: set[str]) -> bool:
+    try:
+        return any(str(descriptor.readlink()) in sockets for descriptor in (process / "fd").iterdir())
+    except OSError:  # the process has ended meanwhile, or is not ours to see
+        return False
+
+
+def _is_postfix(process: Path) -> bool:
+    try:
+        return "/postfix/" in str((process / "exe").readlink())
+    except OSError:
+        return False
+
+
+def _name(process: Path) -> str:
+    try:
+        return (process / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "a process that has just ended"
+
+
+def foreign_listener(port: int, proc: Path = Path("/proc")) -> str:
+    """Name of the process that listens on a TCP port; empty when that is a part of Postfix, or nobody."""
+    inodes: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        path = proc / "net" / table
+        if path.exists():  # no tcp6 without IPv6
+            inodes |= listening_inodes(path.read_text(), port)
+    if not inodes:
+        return ""
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    processes = sorted((entry for entry in proc.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
+    holders = [process for process in processes if _holds(process, sockets)]
+    if not holders:
+        return "a process out of sight"
+    foreign = [holder for holder in holders if not _is_postfix(holder)]
+    return _name(foreign[0]) if foreign else ""
+
+
+def settled_units(shown: str) -> list[str]:
+    """The units that are active, enabled and read as they are on disk, from what `systemctl show` prints."""
+    units = [dict(line.split("=", 1) for line in unit.splitlines() if "=" in line) for unit in shown.split("\n\n")]
+    wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+    return sorted(unit["Id"] for unit in units if "Id" in unit and wanted.items() <= unit.items())
+
+
+def show_units() -> str:
+    """What systemd says of all services and timers it has loaded; nothing on a host without systemd."""
+    properties = "--property=Id,ActiveState,UnitFileState,NeedDaemonReload"
+    try:
+        command = ["systemctl", "show", properties, "*.service", "*.timer"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout  # noqa: S603 - fixed
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def facts(root: Path = Path("/")) -> dict[str, object]:
+    """The facts as RETURN describes them. Raises OSError when the host has no /proc."""
+    release_file, status_file = root / "etc/os-release", root / "var/lib/dpkg/status"
+    release = os_release(release_file.read_text(errors="replace")) if release_file.exists() else {}
+    status = status_file.read_text(errors="replace") if status_file.exists() else ""
+    passwd_file = root / "etc/passwd"
+    passwd = passwd_file.read_text(errors="replace") if passwd_file.exists() else ""
+    return {
+        "distribution": release.get("ID", "").capitalize(),
+        "distribution_release": release.get("VERSION_CODENAME", ""),
+        "distribution_major_version": release.get("VERSION_ID", "").partition(".")[0],
+        "packages": installed_packages(status),
+        "users": [line.partition(":")[0] for line in passwd.splitlines() if line],
+        "services": settled_units(show_units()),
+        "port_25": foreign_listener(25, root / "proc"),
+        "effective_user_id": os.geteuid(),
+        "time_epoch": int(time.time()),
+    }
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule({}, supports_check_mode=True)
+    try:
+        module.exit_json(changed=False, ansible_facts=facts())
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}: is this a Linux host?")
+
+
+if __name__ == "__main__":
+    main()
