@@ -1,0 +1,526 @@
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What is wrong with an inventory or with hosts: every problem as one line "variable: what: remedy", all at once.
+
+The filters take whatever the inventory holds, of any type, and never raise: a wrong type is a problem like any other.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import ipaddress
+import re
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+ATEXT = r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322, 3.2.3, in lower case
+LOCAL_PART = re.compile(rf"{ATEXT}(\.{ATEXT})*")
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, 2.1, in lower case
+ZONE_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_/-]{0,61}[a-z0-9])?")  # reverse zones of a part of a network: RFC 2317
+# What Odoo allows in a database's name (odoo/addons/web/controllers/database.py).
+DATABASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+MODEL = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*")
+# Kept for those who run the domain (RFC 2142); where they go is the domain's `postmaster`.
+RESERVED = ("postmaster", "abuse")
+KEY_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
+CONTACTS = ("everyone", "partners", "followers")  # who may write to an alias: mail.alias.alias_contact in Odoo
+DEBIAN = ("12", "13")
+
+DATABASE_KEYS = ("name", "url", "login", "password", "ca_file", "domains")
+DOMAIN_KEYS = (
+    "name",
+    "catchall",
+    "bounce",
+    "default_from",
+    "former_names",
+    "postmaster",
+    "companies",
+    "aliases",
+    "people",
+)
+ALIAS_KEYS = ("name", "model", "record", "contact")
+PERSON_KEYS = ("name", "relay_to")
+ZONE_KEYS = ("name", "server", "port", "key_name", "key_algorithm", "key_file")
+
+Check = Callable[[str], str]  # what is wrong with a text, "" when nothing
+
+
+def shown(value: object) -> str:
+    """A value as it is quoted in a problem: on one line, without a URL's login, and not longer than is helpful."""
+    text = re.sub("://.*@", "://...@", repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def kind(value: object) -> str:
+    """The type of an inventory's value in the words of YAML."""
+    for types, name in (
+        (bool, "true or false"),
+        (int | float, "a number"),
+        (str, "text"),
+        (Mapping, "a dictionary"),
+        (Sequence, "a list"),
+    ):
+        if isinstance(value, types):
+            return name
+    return "nothing" if value is None else type(value).__name__
+
+
+def is_empty(value: object) -> bool:
+    """Whether a value stands for none: null, an empty text or an empty list."""
+    return value is None or value in ("", [])
+
+
+def entries_of(value: object) -> Sequence[Any]:
+    """The entries of a list; none when the value is no list."""
+    return value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether a value is text, and not empty."""
+    return isinstance(value, str) and value != ""
+
+
+def domain_problem(name: str) -> str:
+    """What keeps a text from being the name of a domain (RFC 1123, 2.1; RFC 5890, 2.3): "" when nothing."""
+    if not name.isascii():
+        try:
+            registered = name.lower().encode("idna").decode()
+        except UnicodeError:
+            registered = ""
+        remedy = registered if registered and not domain_problem(registered) else "its registered form, xn--..."
+        return f"has letters beyond ASCII: write {remedy}"
+    if name.endswith(".") and not domain_problem(name[:-1]):
+        return f"ends with a dot: write {name[:-1]}"
+    if name != name.lower() and not domain_problem(name.lower()):
+        return f"has capital letters: write {name.lower()}"
+    labels = name.split(".")
+    if len(name) > 253 or not all(LABEL.fullmatch(label) for label in labels):
+        return "is no domain: letters, digits and hyphens between single dots, such as example.com"
+    if len(labels) < 2:
+        return "is no domain: it needs a dot, as in example.com"
+    if labels[-1].isdigit():
+        return "is no domain but looks like an address: write a name such as example.com"
+    try:
+        for label in labels:
+            if label.startswith("xn--"):
+                label.encode().decode("idna")
+    except UnicodeError:
+        return "is no domain: what follows xn-- is not valid"
+    return ""
+
+
+def local_part_problem(name: str) -> str:
+    """What keeps a text from being what stands before an address's @ (RFC 5321, 4.1.2, Dot-string): "" when nothing."""
+    if re.search(r"\s", name):
+        return "has a space: use letters, digits and . _ -"
+    if "@" in name:
+        return "is a whole address: give only what stands before the @"
+    if not name.isascii():
+        return "has letters beyond ASCII: use a-z, digits and . _ -"
+    if name != name.lower() and not local_part_problem(name.lower()):
+        return f"has capital letters: write {name.lower()}"
+    if len(name) > 64 or not LOCAL_PART.fullmatch(name):
+        return "cannot stand before an @: use letters, digits and . _ - (no dot at either end, at most 64 characters)"
+    if name in RESERVED:
+        return "is kept for those who run the domain: choose another name, and set the domain's postmaster"
+    return ""
+
+
+def address_problem(text: str) -> str:
+    """What keeps a text from being a mail address; "" when nothing."""
+    local, at, domain = text.rpartition("@")
+    if not at:
+        return "is no mail address: write name@example.com"
+    if not local.isascii() or not re.fullmatch(LOCAL_PART.pattern, local, re.IGNORECASE) or len(local) > 64:
+        return "is no mail address: what stands before its @ is not valid"
+    problem = domain_problem(domain)
+    return f"is no mail address: its domain {problem}" if problem else ""
+
+
+def host_problem(text: str) -> str:
+    """What keeps a text from being a host's name or IP address; "" when nothing."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return domain_problem(text).replace("domain", "host name")
+    return ""
+
+
+def url_problem(url: str) -> str:
+    """What keeps a text from being Odoo's address; "" when nothing. (http:// is judged by who contacts it.)"""
+    remedy = "write https:// and its host name, such as https://odoo.example.com"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return f"is no URL: {remedy}"
+    if parts.scheme not in ("https", "http") or not host or port == 0 or re.search(r"\s", url):
+        return f"is no URL: {remedy}"
+    if host != "localhost" and host_problem(host):
+        return f"is no URL ({host} {host_problem(host).partition(':')[0]}): {remedy}"
+    if parts.username is not None or parts.password is not None:
+        return "has a login in it: use login and password"
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        return f"has more than a host in it: write {parts.scheme}://{parts.netloc}"
+    return ""
+
+
+def is_online(url: object) -> bool:
+    """Whether a URL is an Odoo Online address, *.odoo.com."""
+    try:
+        host = urllib.parse.urlsplit(url).hostname if isinstance(url, str) else ""
+    except ValueError:
+        return False
+    return (host or "").endswith(".odoo.com")
+
+
+def matches(pattern: re.Pattern[str], remedy: str) -> Check:
+    """A check against a pattern; `remedy` is the whole problem."""
+    return lambda text: "" if pattern.fullmatch(text) else remedy
+
+
+def anything(_text: str) -> str:
+    """A check that every text passes."""
+    return ""
+
+
+class Problems:
+    """Collects problems. Its methods say what a value is when it can be used, and add a line when it cannot."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, where: str, what: str) -> None:
+        """Add one line."""
+        self.lines.append(f"{where}: {what}")
+
+    def text(self, where: str, value: object, check: Check = anything, missing: str = "") -> str:
+        """The value when it is text that passes the check, else "". `missing`: what to do when there is none."""
+        if is_empty(value):
+            if missing:
+                self.add(where, f"is missing: {missing}")
+        elif not isinstance(value, str):
+            self.add(where, f"is {kind(value)}, not text: put it in quotes")
+        elif problem := check(value):
+            self.add(where, f"{shown(value)} {problem}")
+        else:
+            return value
+        return ""
+
+    def dictionary(self, where: str, value: object, keys: Sequence[str]) -> Mapping[str, Any] | None:
+        """The value when it is a dictionary; says which of its keys there are not."""
+        if not isinstance(value, Mapping):
+            self.add(where, f"is {kind(value)}, not a dictionary: give {', '.join(keys)}")
+            return None
+        for key in value:
+            if key not in keys:
+                near = difflib.get_close_matches(str(key), keys, 1)
+                self.add(
+                    where, f"has no {shown(key)}: " + (f"write {near[0]}" if near else f"it has {', '.join(keys)}")
+                )
+        return value
+
+    def items(self, where: str, value: object, missing: str = "") -> Iterator[tuple[str, Any]]:
+        """Each entry of a list with the name to call it by, its `name` or else its place; none when it is no list."""
+        if is_empty(value):
+            if missing:
+                self.add(where, f"is missing: {missing}")
+        elif not isinstance(value, Sequence) or isinstance(value, str | bytes):
+            self.add(where, f"is {kind(value)}, not a list: write one entry per line, each after '- '")
+        for place, entry in enumerate(entries_of(value)):
+            name = entry.get("name") if isinstance(entry, Mapping) else None
+            yield f"{where}[{name if is_text(name) and name.isprintable() else place}]", entry
+
+
+def _name_problems(problems: Problems, where: str, domain: Mapping[str, Any]) -> None:
+    """All local parts of a domain: each valid, and no two uses of one that exclude each other."""
+    seen: dict[str, str] = {}
+
+    def take(variable: str, what: str, value: object, missing: str = "") -> None:
+        name = problems.text(variable, value, local_part_problem, missing)
+        if name in seen:
+            problems.add(variable, f"{shown(name)} is already {seen[name]} of this domain: choose another name")
+        elif name:
+            seen[name] = what
+
+    take(f"{where}.catchall", "the catchall", domain.get("catchall", "catchall"), "leave it out for catchall")
+    take(f"{where}.bounce", "the bounce name", domain.get("bounce", "bounce"), "leave it out for bounce")
+    for variable, entry in problems.items(f"{where}.aliases", domain.get("aliases")):
+        alias = problems.dictionary(variable, entry, ALIAS_KEYS)
+        if alias is not None:
+            take(f"{variable}.name", "a business alias", alias.get("name"), "give what stands before the @")
+            model_remedy = "is no model: write its technical name, such as crm.team"
+            problems.text(
+                f"{variable}.model", alias.get("model"), matches(MODEL, model_remedy), "name it, such as crm.team"
+            )
+            problems.text(f"{variable}.record", alias.get("record"), missing="give the record's name in Odoo")
+            contact_remedy = f"cannot be: use one of {', '.join(CONTACTS)}"
+            contact_check = matches(re.compile("|".join(CONTACTS)), contact_remedy)
+            problems.text(f"{variable}.contact", alias.get("contact"), contact_check)
+    for variable, entry in problems.items(f"{where}.people", domain.get("people")):
+        person = problems.dictionary(variable, entry, PERSON_KEYS)
+        if person is not None:
+            take(f"{variable}.name", "a person", person.get("name"), "give what stands before the @")
+            remedy = "name the mail host of the provider that has the mailbox"
+            problems.text(f"{variable}.relay_to", person.get("relay_to"), host_problem, remedy)
+    for place, (_, name) in enumerate(problems.items(f"{where}.former_names", domain.get("former_names"))):
+        take(f"{where}.former_names[{place}]", "a former name", name, "remove the empty entry")
+    for place, (_, company) in enumerate(problems.items(f"{where}.companies", domain.get("companies"))):
+        problems.text(f"{where}.companies[{place}]", company, missing="remove the empty entry")
+    sender = domain.get("default_from", "notifications")  # it may share its name: it is only written from
+    problems.text(f"{where}.default_from", sender, local_part_problem, "leave it out for notifications")
+
+
+def _owner_problems(problems: Problems, where: str, database: Mapping[str, Any]) -> None:
+    """Odoo keeps an alias on its owner record, so that no two aliases can have the same."""
+    owners: dict[tuple[str, str], str] = {}
+    quiet = Problems()
+    for domain_variable, domain in quiet.items(f"{where}.domains", database.get("domains")):
+        entries = domain.get("aliases") if isinstance(domain, Mapping) else None
+        for variable, alias in quiet.items(f"{domain_variable}.aliases", entries):
+            model, record = (alias.get(key) if isinstance(alias, Mapping) else None for key in ("model", "record"))
+            if is_text(model) and is_text(record):
+                other = owners.setdefault((model, record), variable)
+                if other != variable:
+                    what = f"{model} {shown(record)} already has the alias {other.removeprefix(where + '.')}"
+                    problems.add(f"{variable}.record", f"{what}: a record has one alias, drop one of the two")
+
+
+def _database_name_problem(name: str) -> str:
+    if name.lower() in RESERVED:
+        return "is the mailbox of those who run the host, and a database's mailbox has its name: rename the database"
+    return "" if DATABASE.fullmatch(name) else "is no name of a database: use letters, digits and . _ -"
+
+
+def _ca_file_problem(path: str) -> str:
+    # Each module and role would look for a relative path somewhere else.
+    return "" if path.startswith("/") else "is a relative path: write it in full, such as {{ inventory_dir }}/ca.pem"
+
+
+def _database_problems(problems: Problems, variable: str, entry: object, domains: dict[str, str]) -> None:
+    database = problems.dictionary(variable, entry, DATABASE_KEYS)
+    if database is None:
+        return
+    problems.text(f"{variable}.name", database.get("name"), _database_name_problem, "give the database's name")
+    url = problems.text(f"{variable}.url", database.get("url"), url_problem, "give Odoo's address, https://...")
+    if is_online(url):
+        problems.add(
+            f"{variable}.url", f"{url} is Odoo Online, which brings its own mail server: take the database out"
+        )
+        return
+    problems.text(f"{variable}.login", database.get("login"), missing="give the login of a Settings administrator")
+    remedy = "give the login's password or an API key, from Ansible Vault"
+    problems.text(f"{variable}.password", database.get("password"), missing=remedy)  # no check, so it is never shown
+    problems.text(f"{variable}.ca_file", database.get("ca_file"), _ca_file_problem)
+    remedy = "list the database's alias domains, such as - name: example.com"
+    for where, domain_entry in problems.items(f"{variable}.domains", database.get("domains"), remedy):
+        domain = problems.dictionary(where, domain_entry, DOMAIN_KEYS)
+        if domain is None:
+            continue
+        name = problems.text(f"{where}.name", domain.get("name"), domain_problem, "name it, such as example.com")
+        if name in domains:
+            problems.add(f"{where}.name", f"{name} is given twice, first in {domains[name]}: a domain has one database")
+        elif name:
+            domains[name] = variable
+        problems.text(f"{where}.postmaster", domain.get("postmaster"), address_problem)
+        _name_problems(problems, where, domain)
+    _owner_problems(problems, variable, database)
+
+
+def inventory_problems(databases: object) -> list[str]:
+    """Problems of `odoo_databases`, one line each, [] when there are none. Takes anything, raises nothing."""
+    problems = Problems()
+    domains: dict[str, str] = {}
+    accounts: dict[str, str] = {}
+    remedy = "list your Odoo databases as the example inventory does"
+    for variable, entry in problems.items("odoo_databases", databases, remedy):
+        _database_problems(problems, variable, entry, domains)
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        if is_text(name):
+            if name.lower() in accounts:
+                what = f"{shown(name)} is given twice: the mailbox on the mail host is named after the database"
+                problems.add(f"{variable}.name", f"{what}, rename one")
+            accounts[name.lower()] = variable
+    return problems.lines
+
+
+def _key_problem(key_file: str) -> str:
+    """What is wrong with the file that holds a TSIG key's secret in base64 (RFC 8945, 4.2); "" when nothing."""
+    try:
+        path = Path(key_file).expanduser()
+        secret = path.read_text(encoding="ascii").strip()
+        everybody = path.stat().st_mode & 0o007
+    except (OSError, RuntimeError) as error:  # RuntimeError: a ~name of nobody
+        reason = (getattr(error, "strerror", None) or "no such user").lower()
+        return f"cannot be read ({reason}): write the key's secret into it, mode 0600"
+    except ValueError:
+        return "is not a TSIG key: it has to hold the key's secret in base64, nothing else"
+    if everybody:
+        return "can be read by everybody on this machine: chmod 600 it"
+    if not secret:
+        return "is empty: write the key's secret into it, in base64"
+    try:
+        base64.b64decode(secret, validate=True)
+    except binascii.Error:
+        return "is not a TSIG key: it has to hold the key's secret in base64, nothing else"
+    return ""
+
+
+def _algorithm_problem(name: str) -> str:
+    if re.search(r"md5|sha1(?!\d)", name):
+        return "is broken: make a new key with hmac-sha256"
+    return "" if name in KEY_ALGORITHMS else f"is not supported: use one of {', '.join(KEY_ALGORITHMS)}"
+
+
+def _zone_problem(name: str) -> str:
+    if len(name) <= 253 and all(ZONE_LABEL.fullmatch(label) for label in name.split(".")):
+        return ""
+    return "is no zone: write it in lower case without a dot at its end, such as example.com or 2.0.192.in-addr.arpa"
+
+
+def zone_problems(zones: object) -> list[str]:
+    """Problems of `dns_records_zones`, reading the key files, one line each. Takes anything, raises nothing."""
+    problems = Problems()
+    names: set[str] = set()
+    for variable, entry in problems.items("dns_records_zones", zones):
+        zone = problems.dictionary(variable, entry, ZONE_KEYS)
+        if zone is None:
+            continue
+        name = problems.text(f"{variable}.name", zone.get("name"), _zone_problem, "name it, such as example.com")
+        if name in names:
+            problems.add(f"{variable}.name", f"{name} is given twice: keep one")
+        names.add(name or variable)
+        problems.text(f"{variable}.server", zone.get("server"), host_problem, "name the zone's primary name server")
+        port = zone.get("port", 53)
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            problems.add(f"{variable}.port", f"{shown(port)} is no port: a number from 1 to 65535")
+        remedy = "give the name of the TSIG key that may update the zone"
+        problems.text(f"{variable}.key_name", zone.get("key_name"), _key_name_problem, remedy)
+        algorithm = zone.get("key_algorithm", KEY_ALGORITHMS[0])
+        problems.text(f"{variable}.key_algorithm", algorithm, _algorithm_problem, "leave it out for hmac-sha256")
+        remedy = "name the file on the control node with the TSIG key's secret in base64"
+        problems.text(f"{variable}.key_file", zone.get("key_file"), _key_problem, remedy)
+    return problems.lines
+
+
+def _key_name_problem(name: str) -> str:
+    labels = name.lower().removesuffix(".").split(".")
+    return "" if all(ZONE_LABEL.fullmatch(label) for label in labels) else "is no name of a key: see your name server"
+
+
+def _address_problem(version: int) -> Check:
+    example = "192.0.2.25" if version == 4 else "2001:db8::25"
+
+    def check(text: str) -> str:
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            return f"is no IPv{version} address: write one such as {example}"
+        if address.version != version:
+            return f"is no IPv{version} address: write one such as {example}"
+        if address.is_loopback or address.is_unspecified or address.is_multicast or address.is_link_local:
+            return "cannot be reached by others: give the host's public address"
+        return ""
+
+    return check
+
+
+def host_problems(hosts: object) -> list[str]:
+    """Problems of mail hosts, one line each; takes their hostvars, with facts of mail_host_facts. Raises nothing."""
+    problems = Problems()
+    for host in entries_of(hosts):
+        if not isinstance(host, Mapping):
+            continue
+        name = str(host.get("inventory_hostname"))
+        if not name.isprintable():
+            name = shown(name)
+        if problem := domain_problem(name):
+            remedy = "name it in the inventory by its full host name, and say where it is in ansible_host"
+            problems.add(name, f"{problem.partition(':')[0].replace('domain', 'full host name')}: {remedy}")
+        missing = "give the host's public IPv4 address"
+        problems.text(f"mail_host_ipv4 of {name}", host.get("mail_host_ipv4"), _address_problem(4), missing)
+        problems.text(f"mail_host_ipv6 of {name}", host.get("mail_host_ipv6"), _address_problem(6))
+        facts = host.get("ansible_facts")
+        if not isinstance(facts, Mapping) or "distribution" not in facts:
+            continue
+        release = facts.get("distribution_major_version")
+        if facts["distribution"] != "Debian" or release not in DEBIAN:
+            found = f"{facts['distribution']} {release}".strip() or "no system that we know"
+            problems.add(name, f"is {found}: use a host with Debian {' or '.join(DEBIAN)}")
+        if facts.get("effective_user_id"):
+            problems.add(name, "is entered as a user who is not root: set ansible_user: root, or ansible_become: true")
+        elif taken := facts.get("port_25"):
+            problems.add(name, f"port 25 is taken by {taken}: stop and remove it, or use another host")
+    return problems.lines
+
+
+def only_odoo_online(databases: object) -> bool:
+    """Whether there are databases and all of them are Odoo Online (*.odoo.com). Takes anything, raises nothing."""
+    entries = entries_of(databases)
+    return bool(entries) and all(isinstance(entry, Mapping) and is_online(entry.get("url")) for entry in entries)
+
+
+def askable_databases(databases: object) -> list[dict[str, Any]]:
+    """What of `odoo_databases` is sound enough to ask Odoo about: the rest has lines of its own. Raises nothing.
+
+    Leaves out databases without the means to log in, Odoo Online, domains without a name and incomplete aliases.
+    """
+    askable: list[dict[str, Any]] = []
+    for entry in entries_of(databases):
+        if not isinstance(entry, Mapping):
+            continue
+        database: dict[str, Any] = {key: entry.get(key) for key in ("name", "url", "login", "password")}
+        if not all(map(is_text, database.values())) or url_problem(database["url"]) or is_online(database["url"]):
+            continue
+        if isinstance(entry.get("ca_file"), str):
+            database["ca_file"] = entry["ca_file"]
+        domains = _whole(entry.get("domains"), ("name",))
+        database["domains"] = [
+            {
+                "name": domain["name"],
+                **{key: domain[key] for key in ("catchall", "bounce") if isinstance(domain.get(key), str)},
+                "aliases": _whole(domain.get("aliases"), ("name", "model", "record")),
+                "people": _whole(domain.get("people"), ("name",)),
+            }
+            for domain in domains
+        ]
+        askable.append(database)
+    return askable
+
+
+def _whole(entries: object, keys: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The dictionaries of a list that have text under all of the keys."""
+    return [
+        entry
+        for entry in entries_of(entries)
+        if isinstance(entry, Mapping) and all(is_text(entry.get(key)) for key in keys)
+    ]
+
+
+def problem_count(problems: Sequence[str]) -> str:
+    """How many problems there are, in words."""
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+
+
+def problem_list(problems: Sequence[str]) -> str:
+    """All problems as a person reads them, under a line that counts them."""
+    return "\n".join([f"{problem_count(problems)}; nothing was changed:", *problems])
+
+
+class FilterModule:
+    """Ansible's door to the functions above."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """The filters by name."""
+        return {
+            "askable_databases": askable_databases,
+            "host_problems": host_problems,
+            "inventory_problems": inventory_problems,
+            "only_odoo_online": only_odoo_online,
+            "problem_count": problem_count,
+            "problem_list": problem_list,
+            "zone_problems": zone_problems,
+        }

@@ -1,0 +1,658 @@
+"""What is wrong with an inventory, in words; and that nothing whatever in an inventory makes the words fail."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filter_plugins.problems import (
+    FilterModule,
+    address_problem,
+    askable_databases,
+    domain_problem,
+    host_problem,
+    host_problems,
+    inventory_problems,
+    local_part_problem,
+    only_odoo_online,
+    problem_count,
+    problem_list,
+    url_problem,
+    zone_problems,
+)
+
+WHERE = "odoo_databases[prod].domains[example.com]"
+
+SOUND: dict[str, Any] = {
+    "name": "prod",
+    "url": "https://odoo.example.com",
+    "login": "admin",
+    "password": "hunter2",
+    "ca_file": "/ca.pem",
+    "domains": [
+        {
+            "name": "example.com",
+            "catchall": "reception",
+            "bounce": "bounce",
+            "default_from": "notifications",
+            "former_names": ["catchall"],
+            "postmaster": "Anna.Example@customer.example",
+            "companies": ["Example Ltd"],
+            "aliases": [
+                {"name": "sales", "model": "crm.team", "record": "Sales", "contact": "everyone"},
+                {"name": "jobs+it", "model": "hr.job", "record": "IT"},
+            ],
+            "people": [
+                {"name": "anna", "relay_to": "mx.provider.example"},
+                {"name": "bert", "relay_to": "2001:db8::25"},
+            ],
+        },
+        {"name": "erp.example.com"},
+    ],
+}
+
+HOST: dict[str, Any] = {
+    "inventory_hostname": "mail.example.com",
+    "mail_host_ipv4": "192.0.2.25",
+    "mail_host_ipv6": "2001:db8::25",
+    "ansible_facts": {
+        "distribution": "Debian",
+        "distribution_major_version": "13",
+        "effective_user_id": 0,
+        "port_25": "",
+    },
+}
+
+
+def problems_with(**changes: Any) -> list[str]:
+    """Problems of the sound database with other values; None takes a key out."""
+    database = {**copy.deepcopy(SOUND), **changes}
+    return inventory_problems([{key: value for key, value in database.items() if value is not None}])
+
+
+def problems_in_domain(**changes: Any) -> list[str]:
+    """The same with other values in its first domain."""
+    domain = {**copy.deepcopy(SOUND["domains"][0]), **changes}
+    return problems_with(domains=[{key: value for key, value in domain.items() if value is not None}])
+
+
+def test_a_sound_inventory_has_no_problems() -> None:
+    assert inventory_problems([SOUND]) == []
+    assert inventory_problems([{**SOUND, "domains": [{"name": "example.com"}]}]) == []
+
+
+@pytest.mark.parametrize("nothing", [None, [], ""])
+def test_no_databases(nothing: object) -> None:
+    assert inventory_problems(nothing) == [
+        "odoo_databases: is missing: list your Odoo databases as the example inventory does"
+    ]
+
+
+@pytest.mark.parametrize("key", ["name", "url", "login", "password", "domains"])
+@pytest.mark.parametrize("empty", [None, "", []])
+def test_what_is_missing_is_named(key: str, empty: Any) -> None:
+    lines = problems_with(**{key: empty})
+    assert len(lines) == 1
+    assert lines[0].startswith(f"odoo_databases[{0 if key == 'name' else 'prod'}].{key}: is missing: ")
+
+
+@pytest.mark.parametrize("key", ["name", "url", "login", "password", "ca_file"])
+@pytest.mark.parametrize(("value", "kind"), [(7, "a number"), (True, "true or false"), ({"a": 1}, "a dictionary")])
+def test_a_wrong_type_is_named(key: str, value: Any, kind: str) -> None:
+    (line,) = problems_with(**{key: value})
+    assert line.endswith(f".{key}: is {kind}, not text: put it in quotes")
+
+
+def test_a_password_is_never_shown() -> None:
+    assert "12345" not in str(problems_with(password=12345))
+    for url in ("https://admin:hunter2@odoo.example.com", "https://admin:hun/ter2@x", "x://a:hunter2@x y"):
+        (line,) = problems_with(url=url)
+        assert "ter2" not in line
+
+
+def test_what_is_quoted_is_short_and_on_one_line() -> None:
+    (line,) = problems_in_domain(catchall="a\nb" + "x" * 1000)
+    assert line.endswith("xxx... has a space: use letters, digits and . _ -")
+    assert r"'a\nbxxx" in line
+    assert len(line) < 200
+
+
+def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
+    assert problems_with(pasword="x") == ["odoo_databases[prod]: has no 'pasword': write password"]
+    assert problems_with(zzz="x") == [
+        "odoo_databases[prod]: has no 'zzz': it has name, url, login, password, ca_file, domains"
+    ]
+    assert problems_in_domain(catch_all="x") == [f"{WHERE}: has no 'catch_all': write catchall"]
+    alias = {"name": "a", "modell": "crm.team", "model": "crm.team", "record": "A"}
+    assert problems_in_domain(aliases=[alias]) == [f"{WHERE}.aliases[a]: has no 'modell': write model"]
+    person = {"name": "a", "relay_to": "mx.example", "relay": 1}
+    assert problems_in_domain(people=[person]) == [f"{WHERE}.people[a]: has no 'relay': write relay_to"]
+
+
+def test_a_list_that_is_none_and_an_entry_that_is_no_dictionary() -> None:
+    assert problems_in_domain(aliases={"name": "sales"}) == [
+        f"{WHERE}.aliases: is a dictionary, not a list: write one entry per line, each after '- '"
+    ]
+    assert problems_in_domain(aliases=["sales"]) == [
+        f"{WHERE}.aliases[0]: is text, not a dictionary: give name, model, record, contact"
+    ]
+    assert problems_in_domain(people="anna") == [
+        f"{WHERE}.people: is text, not a list: write one entry per line, each after '- '"
+    ]
+
+
+def test_an_empty_entry_lacks_everything() -> None:
+    def lacking(lines: list[str]) -> list[str]:
+        assert all(": is missing: " in line for line in lines)
+        return [line.partition(": ")[0].rpartition(".")[2] for line in lines]
+
+    assert lacking(inventory_problems([{}])) == ["name", "url", "login", "password", "domains"]
+    assert lacking(problems_with(domains=[{}])) == ["name"]
+    assert lacking(problems_in_domain(aliases=[{}])) == ["name", "model", "record"]
+    assert lacking(problems_in_domain(people=[{}])) == ["name", "relay_to"]
+    assert lacking(zone_problems([{}])) == ["name", "server", "key_name", "key_file"]
+
+
+@pytest.mark.parametrize(
+    "name", ["example.com", "a.b", "xn--mnchen-3ya.example", "1.2.3.example", "r3---sn.example", "a" * 63 + ".example"]
+)
+def test_domains(name: str) -> None:
+    assert domain_problem(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("example", "it needs a dot"),
+        ("example.com.", "write example.com"),
+        ("Example.COM", "write example.com"),
+        ("münchen.example", "write xn--mnchen-3ya.example"),
+        ("mün chen.example", "its registered form"),
+        ("", "is no domain"),
+        (".", "is no domain"),
+        ("example..com", "is no domain"),
+        (".example.com", "is no domain"),
+        ("example.com/", "is no domain"),
+        ("example.com\n", "is no domain"),
+        ("https://example.com", "is no domain"),
+        ("anna@example.com", "is no domain"),
+        ("exam_ple.com", "is no domain"),
+        ("-a.example", "is no domain"),
+        ("a-.example", "is no domain"),
+        ("a b.example", "is no domain"),
+        ("a" * 64 + ".example", "is no domain"),
+        (".".join(["a" * 60] * 5), "is no domain"),
+        ("192.0.2.1", "looks like an address"),
+        ("xn--999999999.example", "what follows xn-- is not valid"),
+    ],
+)
+def test_no_domains(name: str, problem: str) -> None:
+    assert problem in domain_problem(name)
+
+
+@pytest.mark.parametrize("name", ["a", "catch.all", "o'brien", "a+b", "_x-y", "1", "a" * 64])
+def test_local_parts(name: str) -> None:
+    assert local_part_problem(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("my mail", "has a space"),
+        ("mail\n", "has a space"),
+        ("sales@example.com", "is a whole address"),
+        ("Sales", "write sales"),
+        ("böunce", "beyond ASCII"),
+        (".a", "cannot stand before an @"),
+        ("a.", "cannot stand before an @"),
+        ("a..b", "cannot stand before an @"),
+        ('"a"', "cannot stand before an @"),
+        ("a,b", "cannot stand before an @"),
+        ("a" * 65, "cannot stand before an @"),
+        ("postmaster", "is kept for those who run the domain"),
+        ("abuse", "is kept for those who run the domain"),
+    ],
+)
+def test_no_local_parts(name: str, problem: str) -> None:
+    assert problem in local_part_problem(name)
+    for lines in (
+        problems_in_domain(catchall=name),
+        problems_in_domain(bounce=name),
+        problems_in_domain(default_from=name),
+        problems_in_domain(former_names=[name]),
+        problems_in_domain(aliases=[{"name": name, "model": "crm.team", "record": "Sales"}]),
+        problems_in_domain(people=[{"name": name, "relay_to": "mx.example"}]),
+    ):
+        assert len(lines) == 1
+        assert problem in lines[0]
+        assert "\n" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "variable", "what"),
+    [
+        ({"catchall": "bounce"}, "bounce", "the catchall"),
+        ({"catchall": "sales"}, "aliases[sales].name", "the catchall"),
+        ({"bounce": "sales"}, "aliases[sales].name", "the bounce name"),
+        ({"catchall": "anna"}, "people[anna].name", "the catchall"),
+        ({"bounce": "anna"}, "people[anna].name", "the bounce name"),
+        ({"former_names": ["sales"]}, "former_names[0]", "a business alias"),
+        ({"former_names": ["x", "x"]}, "former_names[1]", "a former name"),
+        ({"catchall": None}, "former_names[0]", "the catchall"),  # by default it is what was used formerly
+        ({"catchall": None, "bounce": "catchall", "former_names": None}, "bounce", "the catchall"),
+        ({"people": [{"name": "sales", "relay_to": "mx.example"}]}, "people[sales].name", "a business alias"),
+        ({"people": [{"name": "carl", "relay_to": "mx.example"}] * 2}, "people[carl].name", "a person"),
+    ],
+)
+def test_two_uses_of_a_name_that_exclude_each_other(changes: dict[str, Any], variable: str, what: str) -> None:
+    (line,) = problems_in_domain(**changes)
+    assert line.startswith(f"{WHERE}.{variable}: ")
+    assert f"is already {what} of this domain: choose another name" in line
+
+
+def test_the_same_name_in_two_domains_is_fine() -> None:
+    domains = [
+        {"name": name, "aliases": [{"name": "sales", "model": "crm.team", "record": f"Sales {name}"}]}
+        for name in ("a.example", "b.example")
+    ]
+    assert problems_with(domains=domains) == []
+
+
+def test_a_record_has_one_alias() -> None:
+    aliases = [{"name": name, "model": "crm.team", "record": "Sales"} for name in ("sales", "shop")]
+    assert problems_in_domain(aliases=aliases) == [
+        f"{WHERE}.aliases[shop].record: crm.team 'Sales' already has the alias domains[example.com].aliases[sales]: "
+        "a record has one alias, drop one of the two"
+    ]
+    other = {"name": "b.example", "aliases": aliases[1:]}
+    (line,) = problems_with(domains=[{"name": "a.example", "aliases": aliases[:1]}, other])
+    assert "already has the alias domains[a.example].aliases[sales]" in line
+
+
+@pytest.mark.parametrize(("key", "remedy"), [("name", "give what"), ("model", "crm.team"), ("record", "in Odoo")])
+def test_an_incomplete_alias(key: str, remedy: str) -> None:
+    alias = {"name": "sales", "model": "crm.team", "record": "Sales"}
+    alias.pop(key)
+    (line,) = problems_in_domain(aliases=[alias])
+    assert f".{key}: is missing: " in line
+    assert remedy in line
+
+
+@pytest.mark.parametrize("model", ["CRM Team", "crm team", "crm.", ".crm", "crm/team"])
+def test_no_models(model: str) -> None:
+    (line,) = problems_in_domain(aliases=[{"name": "sales", "model": model, "record": "x"}])
+    assert "is no model: write its technical name, such as crm.team" in line
+
+
+def test_who_may_write_to_an_alias() -> None:
+    alias = {"name": "sales", "model": "crm.team", "record": "Sales", "contact": "employees"}
+    (line,) = problems_in_domain(aliases=[alias])
+    assert line.endswith(".contact: 'employees' cannot be: use one of everyone, partners, followers")
+
+
+@pytest.mark.parametrize(
+    ("companies", "problem"), [("Example Ltd", ".companies: is text, not a list"), ([7], ".companies[0]: is a number")]
+)
+def test_companies_are_a_list_of_names(companies: Any, problem: str) -> None:
+    assert problem in problems_in_domain(companies=companies)[0]
+
+
+def test_a_person_without_a_provider() -> None:
+    assert problems_in_domain(people=[{"name": "anna"}]) == [
+        f"{WHERE}.people[anna].relay_to: is missing: name the mail host of the provider that has the mailbox"
+    ]
+    (line,) = problems_in_domain(people=[{"name": "anna", "relay_to": "provider"}])
+    assert "'provider' is no host name: it needs a dot" in line
+
+
+@pytest.mark.parametrize("address", ["anna", "@example.com", "a b@example.com", "anna@example", "anna@exa_mple.com"])
+def test_no_addresses(address: str) -> None:
+    assert "is no mail address" in address_problem(address)
+    assert len(problems_in_domain(postmaster=address)) == 1
+
+
+def test_a_domain_belongs_to_one_database() -> None:
+    other = {**SOUND, "name": "test", "domains": [{"name": "example.com"}]}
+    assert inventory_problems([SOUND, other]) == [
+        "odoo_databases[test].domains[example.com].name: example.com is given twice, first in odoo_databases[prod]: "
+        "a domain has one database"
+    ]
+    twice = problems_with(domains=[{"name": "example.com"}, {"name": "example.com"}])
+    assert len(twice) == 1
+
+
+@pytest.mark.parametrize("name", ["prod", "PROD"])
+def test_mailboxes_are_named_after_databases(name: str) -> None:
+    (line,) = inventory_problems([SOUND, {**SOUND, "name": name, "domains": [{"name": "b.example"}]}])
+    assert "is given twice: the mailbox on the mail host is named after the database, rename one" in line
+
+
+def test_a_database_does_not_take_the_postmasters_mailbox() -> None:
+    (line,) = problems_with(name="Postmaster")
+    assert "is the mailbox of those who run the host" in line
+
+
+@pytest.mark.parametrize("name", ["my db", "../x", "-x", "a" * 64, "é"])
+def test_no_names_of_databases(name: str) -> None:
+    (line,) = problems_with(name=name)
+    assert "is no name of a database: use letters, digits and . _ -" in line
+
+
+@pytest.mark.parametrize(
+    "url", ["https://odoo.example.com", "https://odoo.example.com:8443/", "http://localhost:8069", "https://[::1]"]
+)
+def test_urls(url: str) -> None:
+    assert url_problem(url) == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("odoo.example.com", "is no URL"),
+        ("ftp://odoo.example.com", "is no URL"),
+        ("https://", "is no URL"),
+        ("https://odoo example.com", "is no URL"),
+        ("https://odoo.example.com:port", "is no URL"),
+        ("https://odoo.example.com:0", "is no URL"),
+        ("https://odoo", "is no URL (odoo is no host name)"),
+        ("https://[::1", "is no URL"),
+        ("https://admin:x@odoo.example.com", "has a login in it"),
+        ("https://odoo.example.com/web", "write https://odoo.example.com"),
+        ("https://odoo.example.com/?db=prod", "write https://odoo.example.com"),
+    ],
+)
+def test_no_urls(url: str, problem: str) -> None:
+    assert problem in url_problem(url)
+    assert len(problems_with(url=url)) == 1
+
+
+@pytest.mark.parametrize("host", ["mx.example.com", "192.0.2.1", "2001:db8::1"])
+def test_hosts_are_names_or_addresses(host: str) -> None:
+    assert host_problem(host) == ""
+
+
+def test_odoo_online_among_others_is_to_be_taken_out() -> None:
+    online = {"name": "shop", "url": "https://shop.odoo.com"}
+    assert inventory_problems([SOUND, online]) == [
+        "odoo_databases[shop].url: https://shop.odoo.com is Odoo Online, which brings its own mail server: "
+        "take the database out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("urls", "expected"),
+    [
+        (["https://a.odoo.com"], True),
+        (["https://a.odoo.com", "https://B.Odoo.Com:443/web"], True),
+        (["https://a.odoo.com", "https://odoo.example.com"], False),
+        (["https://a.odoo.com.example"], False),
+        (["https://notodoo.com"], False),
+        (["https://odoo.com"], False),
+        (["https://example.com/a.odoo.com"], False),
+        ([], False),
+        ([None], False),
+        (["https://[a.odoo.com"], False),
+    ],
+)
+def test_only_odoo_online(urls: list[Any], expected: bool) -> None:
+    assert only_odoo_online([{"url": url} for url in urls]) is expected
+
+
+def zone(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    key = tmp_path / "key"
+    if not key.exists():
+        key.write_text("c2VjcmV0IG9mIHRoZSB6b25l\n")
+        key.chmod(0o600)
+    entry = {"name": "example.com", "server": "192.0.2.53", "key_name": "mailroom", "key_file": str(key), **changes}
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def test_sound_zones_have_no_problems(tmp_path: Path) -> None:
+    assert zone_problems(None) == []
+    zones = [
+        zone(tmp_path),
+        zone(tmp_path, name="2.0.192.in-addr.arpa", server="ns.example.com", port=5353, key_algorithm="hmac-sha512"),
+        zone(tmp_path, name="0/25.2.0.192.in-addr.arpa", key_name="Mailroom.example.com."),
+    ]
+    assert zone_problems(zones) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"name": None}, "dns_records_zones[0].name: is missing"),
+        ({"name": "example.com."}, "is no zone"),
+        ({"name": "Example.com"}, "is no zone"),
+        ({"server": None}, ".server: is missing: name the zone's primary name server"),
+        ({"server": "ns"}, "is no host name"),
+        ({"port": "53"}, "is no port"),
+        ({"port": 0}, "is no port"),
+        ({"port": True}, "is no port"),
+        ({"key_name": None}, ".key_name: is missing: give the name of the TSIG key that may update the zone"),
+        ({"key_name": "my key"}, "is no name of a key"),
+        ({"key_file": None}, ".key_file: is missing: name the file on the control node with the TSIG key's secret"),
+        ({"key_file": "/nonexistent/key"}, "cannot be read (no such file or directory): write the key's secret"),
+        ({"key_file": "/"}, "cannot be read (is a directory)"),
+        ({"key_file": "~nobody-of-this-name/key"}, "cannot be read (no such user)"),
+        ({"key_file": "a\0b"}, "key_file: "),
+        ({"key_algorithm": "hmac-md5"}, "'hmac-md5' is broken: make a new key with hmac-sha256"),
+        ({"key_algorithm": "hmac-md5.sig-alg.reg.int"}, "is broken"),
+        ({"key_algorithm": "hmac-sha1"}, "is broken"),
+        ({"key_algorithm": "gss-tsig"}, "is not supported: use one of hmac-sha256"),
+        ({"keyfile": "x"}, "has no 'keyfile': write key_file"),
+    ],
+)
+def test_a_zone_with_a_problem(tmp_path: Path, changes: dict[str, Any], problem: str) -> None:
+    (line,) = zone_problems([zone(tmp_path, **changes)])
+    assert line.startswith("dns_records_zones[")
+    assert problem in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is empty: write the key's secret into it, in base64"),
+        (b" \n", "is empty"),
+        (b"c2VjcmV0!c2VjcmV0", "is not a TSIG key"),
+        (b"not base64!", "is not a TSIG key: it has to hold the key's secret in base64, nothing else"),
+        (b'key "mailroom" { secret "c2VjcmV0"; };', "is not a TSIG key"),
+        (b"\xff\xfe", "is not a TSIG key"),
+    ],
+)
+def test_a_key_file_that_has_no_key(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "key").write_bytes(content)
+    (tmp_path / "key").chmod(0o600)
+    (line,) = zone_problems([zone(tmp_path)])
+    assert problem in line
+    assert content.decode(errors="replace").strip() not in line or not content.strip()
+
+
+def test_a_key_is_for_its_owner_only(tmp_path: Path) -> None:
+    zones = [zone(tmp_path)]
+    (tmp_path / "key").chmod(0o640)
+    assert zone_problems(zones) == []
+    (tmp_path / "key").chmod(0o644)
+    assert "can be read by everybody on this machine: chmod 600 it" in zone_problems(zones)[0]
+
+
+def test_a_key_may_be_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert zone_problems([zone(tmp_path, key_file="~/key")]) == []
+
+
+def test_a_zone_is_given_once(tmp_path: Path) -> None:
+    assert zone_problems([zone(tmp_path), zone(tmp_path)]) == [
+        "dns_records_zones[example.com].name: example.com is given twice: keep one"
+    ]
+
+
+def test_a_sound_host_has_no_problems() -> None:
+    assert host_problems([HOST]) == []
+    assert host_problems([{**HOST, "mail_host_ipv6": None}, {**HOST, "ansible_facts": {}}]) == []
+    assert host_problems([{**HOST, "ansible_facts": "x"}, {**HOST, "ansible_facts": {"cmdline": {}}}]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"inventory_hostname": "mail"}, "mail: is no full host name: name it in the inventory by its full host name"),
+        ({"mail_host_ipv4": None}, "mail_host_ipv4 of mail.example.com: is missing: give the host's public IPv4"),
+        ({"mail_host_ipv4": "2001:db8::1"}, "is no IPv4 address: write one such as 192.0.2.25"),
+        ({"mail_host_ipv4": "192.0.2"}, "is no IPv4 address"),
+        ({"mail_host_ipv4": 3221225985}, "is a number, not text"),
+        ({"mail_host_ipv4": "127.0.0.1"}, "cannot be reached by others: give the host's public address"),
+        ({"mail_host_ipv4": "0.0.0.0"}, "cannot be reached by others"),  # noqa: S104 -- nothing binds to it
+        ({"mail_host_ipv6": "192.0.2.1"}, "mail_host_ipv6 of mail.example.com: '192.0.2.1' is no IPv6 address"),
+        ({"mail_host_ipv6": "fe80::1"}, "cannot be reached by others"),
+    ],
+)
+def test_a_host_with_a_problem(changes: dict[str, Any], problem: str) -> None:
+    (line,) = host_problems([{**HOST, **changes}])
+    assert problem in line
+
+
+@pytest.mark.parametrize(
+    ("facts", "problem"),
+    [
+        ({"distribution_major_version": "11"}, "mail.example.com: is Debian 11: use a host with Debian 12 or 13"),
+        ({"distribution": "Ubuntu", "distribution_major_version": "24"}, "is Ubuntu 24: use a host with Debian"),
+        ({"distribution": "Ubuntu", "distribution_major_version": "13"}, "is Ubuntu 13: use a host with Debian"),
+        ({"distribution": "", "distribution_major_version": ""}, "is no system that we know: use a host with Debian"),
+        ({"port_25": "exim4"}, "mail.example.com: port 25 is taken by exim4: stop and remove it, or use another host"),
+        ({"effective_user_id": 1000}, "not root: set ansible_user: root, or ansible_become: true"),
+        ({"effective_user_id": 1000, "port_25": "a process out of sight"}, "not root"),
+    ],
+)
+def test_a_host_whose_facts_are_a_problem(facts: dict[str, Any], problem: str) -> None:
+    (line,) = host_problems([{**HOST, "ansible_facts": {**HOST["ansible_facts"], **facts}}])
+    assert problem in line
+
+
+def test_everything_is_said_at_once() -> None:
+    lines = inventory_problems(
+        [
+            {"name": "a", "url": "nowhere", "domains": [{"name": "x", "catchall": "a b", "bounce": "A"}]},
+            {"name": "b b", "login": "admin", "domains": [{"name": "x y"}]},
+        ]
+    )
+    assert [line.partition(":")[0] for line in lines] == [
+        "odoo_databases[a].url",
+        "odoo_databases[a].login",
+        "odoo_databases[a].password",
+        "odoo_databases[a].domains[x].name",
+        "odoo_databases[a].domains[x].catchall",
+        "odoo_databases[a].domains[x].bounce",
+        "odoo_databases[b b].name",
+        "odoo_databases[b b].url",
+        "odoo_databases[b b].password",
+        "odoo_databases[b b].domains[x y].name",
+    ]
+
+
+def test_sound_databases_are_askable_as_they_are() -> None:
+    (askable,) = askable_databases([SOUND])
+    assert {key: askable[key] for key in ("name", "url", "login", "password", "ca_file")} == {
+        key: SOUND[key] for key in ("name", "url", "login", "password", "ca_file")
+    }
+    first, second = askable["domains"]
+    assert first == {key: SOUND["domains"][0][key] for key in ("name", "catchall", "bounce", "aliases", "people")}
+    assert second == {"name": "erp.example.com", "aliases": [], "people": []}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": None},
+        {"url": None},
+        {"url": "nowhere"},
+        {"url": "https://acme.odoo.com"},
+        {"login": ""},
+        {"password": 7},
+    ],
+)
+def test_what_cannot_be_asked_is_left_out(changes: dict[str, Any]) -> None:
+    assert askable_databases([{**SOUND, **changes}, "text", SOUND]) == askable_databases([SOUND])
+
+
+def test_parts_that_are_unsound_are_not_asked_about() -> None:
+    domains = [{"name": 7}, "x", {"name": "a.example", "catchall": 7, "aliases": [{"name": "x"}, 7], "people": "anna"}]
+    (askable,) = askable_databases([{**SOUND, "domains": domains}])
+    assert askable["domains"] == [{"name": "a.example", "aliases": [], "people": []}]
+
+
+def test_problems_are_listed_under_their_number() -> None:
+    assert problem_count(["a"]) == "1 problem"
+    assert problem_list(["a", "b"]) == "2 problems; nothing was changed:\na\nb"
+
+
+KEYS = st.sampled_from(
+    [
+        "name url login password ca_file domains catchall bounce default_from former_names postmaster aliases people",
+        "model record relay_to server port key_name key_algorithm key_file inventory_hostname mail_host_ipv4",
+        "mail_host_ipv6 ansible_facts distribution distribution_major_version effective_user_id port_25",
+    ]
+).flatmap(lambda names: st.sampled_from(names.split()))
+TEXTS = st.one_of(
+    st.text(max_size=20),
+    st.text("ax-.@:/ []\n\0é漢", max_size=12),
+    st.sampled_from(["example.com", "https://a.example", "https://a.odoo.com", "xn--a.example", "xn--.x", "192.0.2.1"]),
+)
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), TEXTS),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(KEYS, st.text(max_size=3), st.integers()), inner, max_size=5),
+    ),
+    max_leaves=25,
+)
+
+
+@given(ANYTHING | st.lists(ANYTHING, max_size=3))
+def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
+    for lines in (inventory_problems(value), zone_problems(value), host_problems(value)):
+        for line in lines:
+            assert isinstance(line, str)
+            assert len(line.splitlines()) == 1
+            assert line.isprintable()
+    assert isinstance(only_odoo_online(value), bool)
+    assert isinstance(askable_databases(value), list)
+
+
+@given(
+    st.sampled_from(["name", "url", "login", "password", "ca_file", "domains"]) | st.text(max_size=5),
+    ANYTHING,
+)
+def test_nothing_in_a_sound_database_makes_a_filter_fail(key: str, value: Any) -> None:
+    assert all(line.isprintable() for line in inventory_problems([{**SOUND, key: value}]))
+
+
+@given(st.sampled_from(sorted(SOUND["domains"][0])), ANYTHING)
+def test_nothing_in_a_sound_domain_makes_a_filter_fail(key: str, value: Any) -> None:
+    databases = [{**SOUND, "domains": [{**SOUND["domains"][0], key: value}]}]
+    assert all(line.isprintable() for line in inventory_problems(databases))
+    askable_databases(databases)
+
+
+def test_the_filters_have_names() -> None:
+    assert sorted(FilterModule().filters()) == [
+        "askable_databases",
+        "host_problems",
+        "inventory_problems",
+        "only_odoo_online",
+        "problem_count",
+        "problem_list",
+        "zone_problems",
+    ]
+
+
+def test_a_relative_authority_is_told_before_somebody_looks_for_it_elsewhere() -> None:
+    problems = inventory_problems([{"name": "prod", "ca_file": "ca.pem"}])
+
+    assert [line for line in problems if "ca_file: 'ca.pem' is a relative path" in line]
