@@ -1,0 +1,165 @@
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Which DNS records the company's mail needs."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+
+class MailHost(TypedDict):
+    """A mail host: its full name, which is also what it says in HELO, and its public addresses ("": none)."""
+
+    name: str
+    ipv4: str
+    ipv6: str
+
+
+class RRset(TypedDict):
+    """A record set to publish.
+
+    name: absolute, with the final dot. ttl: seconds. values: as in a zone file, but TXT as plain text in one piece.
+    why, rfc: for people. level: required, recommended or optional. ownership: `exclusive` when the name has to hold
+    these values alone, `shared` when the values of others stay beside them.
+    """
+
+    name: str
+    type: str
+    ttl: int
+    values: list[str]
+    why: str
+    rfc: str
+    level: str
+    ownership: str
+
+
+def mail_hosts(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[MailHost]:
+    """Names and public addresses of mail hosts, from the host variables mail_host_ipv4 and mail_host_ipv6."""
+    return [
+        {
+            "name": name,
+            "ipv4": str(hostvars[name].get("mail_host_ipv4") or ""),
+            "ipv6": str(hostvars[name].get("mail_host_ipv6") or ""),
+        }
+        for name in names
+    ]
+
+
+def public_keys(keys: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """What of the answers of the lookup dkim_key belongs into DNS: domain, selector and public."""
+    return [{part: key[part] for part in ("domain", "selector", "public")} for key in keys]
+
+
+def mail_domains(databases: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The alias domains of all databases, each once, in the inventory's order."""
+    return list(
+        dict.fromkeys(_domain(domain["name"]) for database in databases for domain in database.get("domains") or ())
+    )
+
+
+def mail_rrsets(
+    odoo_databases: Iterable[Mapping[str, Any]],
+    hosts: Sequence[Mapping[str, str]],
+    dkim: Sequence[Mapping[str, str]],
+    ttl: int = 3600,
+    dmarc_policy: str = "quarantine",
+) -> list[RRset]:
+    """The records that mail to and from every alias domain needs, sorted by name and type.
+
+    odoo_databases: as in the inventory. hosts: see MailHost. dkim: {domain, selector, public}, one or more for each
+    domain, public being the base64 of the key's SubjectPublicKeyInfo. ttl: seconds. dmarc_policy: none, quarantine or
+    reject.
+    Raises ValueError in one line when a host has no address or a domain has no key.
+    """
+    found: dict[tuple[str, str], RRset] = {}
+
+    def add(
+        name: str, kind: str, value: str, rfc: str, why: str, level: str = "required", shared: bool = False
+    ) -> None:
+        rrset = found.setdefault(
+            (f"{name}.", kind),
+            {
+                "name": f"{name}.",
+                "type": kind,
+                "ttl": ttl,
+                "values": [],
+                "why": why,
+                "rfc": rfc,
+                "level": level,
+                "ownership": "shared" if shared else "exclusive",
+            },
+        )
+        if value not in rrset["values"]:
+            rrset["values"].append(value)
+
+    domains = mail_domains(odoo_databases)
+    senders = []
+    for host in hosts:
+        name = _domain(host["name"])
+        addresses = [ipaddress.ip_address(host[family]) for family in ("ipv4", "ipv6") if host.get(family)]
+        if not addresses:
+            raise ValueError(f"{name}: it has no public address: set mail_host_ipv4 (and mail_host_ipv6) for this host")
+        for address in addresses:
+            senders.append(f"ip{address.version}:{address}")
+            add(name, "A" if address.version == 4 else "AAAA", str(address), "RFC 5321 5.1", "where the mail host is")
+            add(
+                address.reverse_pointer,
+                "PTR",
+                f"{name}.",
+                "RFC 1912 2.1",
+                "receivers refuse mail from an address without its name; mostly the address's provider sets it",
+                level="recommended",
+            )
+        if name not in domains:
+            why = "names the host as sender of its own reports, which have no sender's domain"
+            add(name, "TXT", "v=spf1 a -all", "RFC 7208 2.3", why, level="recommended", shared=True)
+    for domain in domains:
+        keys = [key for key in dkim if _domain(key["domain"]) == domain]
+        if not keys:
+            raise ValueError(f"{domain}: it has no DKIM key: add it to dns_records_dkim")
+        for host in hosts:
+            add(
+                domain,
+                "MX",
+                f"10 {_domain(host['name'])}.",
+                "RFC 5321 5.1",
+                "brings the domain's mail to the mail host",
+            )
+        add(
+            domain,
+            "TXT",
+            " ".join(["v=spf1", *dict.fromkeys(senders), "~all"]),  # ~all: -all would refuse forwarded mail unheard
+            "RFC 7208",
+            "says which addresses send the domain's mail",
+            shared=True,
+        )
+        for key in keys:
+            add(
+                f"{key['selector']}._domainkey.{domain}",
+                "TXT",
+                f"v=DKIM1; k=rsa; h=sha256; s=email; p={key['public']}",
+                "RFC 6376 3.6.1",
+                "verifies the signature under the domain's mail",
+            )
+        add(
+            f"_dmarc.{domain}",
+            "TXT",
+            f"v=DMARC1; p={dmarc_policy}",
+            "RFC 9989",
+            "says what becomes of mail that only pretends to come from the domain",
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def _domain(value: object) -> str:
+    """A name in lower case without the final dot."""
+    return str(value).lower().rstrip(".")
+
+
+class FilterModule:
+    """Ansible's door to the functions above."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """The filters by name."""
+        return {"mail_hosts": mail_hosts, "mail_rrsets": mail_rrsets, "public_keys": public_keys}

@@ -1,0 +1,455 @@
+"""Zones on their authoritative servers: observe, change by dynamic update, read back.
+
+RFC 2136 (dynamic update) with RFC 8945 (TSIG), over TCP. Every update carries the values it was planned against as
+prerequisites, so a zone that somebody else has changed in the meantime is left alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdata
+import dns.rdataclass
+import dns.rdataset
+import dns.rdatatype
+import dns.rdtypes.txtbase
+import dns.tsig
+import dns.update
+
+if TYPE_CHECKING:
+    from module_utils.dns_plan import Change, Key, Plan, Policy, RRset, Wanted, keys, plan
+else:
+    from ansible.module_utils.dns_plan import Change, Key, Plan, Policy, RRset, Wanted, keys, plan
+
+ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
+Ledger = Mapping[Key, frozenset[str]]
+Observed = Mapping[Key, dns.rdataset.Rdataset]
+"""What a server answered: the sets that exist."""
+
+_AT_ONCE = 50  # queries under way on one connection; servers answer them in any order (RFC 7766 section 6.2.1.1)
+_THREADS = 16
+_STALE = {dns.rcode.NXRRSET, dns.rcode.YXRRSET, dns.rcode.NXDOMAIN, dns.rcode.YXDOMAIN}
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
+
+class ZoneError(Exception):
+    """What is wrong with a zone or its server: one line that says what, where and what to do."""
+
+
+class KeyRefusedError(ZoneError):
+    """A server does not accept our key."""
+
+
+class StaleError(ZoneError):
+    """Somebody else changed the zone after it was observed; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Zone:
+    """A zone that we may update. name: absolute; server: name or address; key_file: the secret in base64."""
+
+    name: str
+    server: str
+    key_name: str
+    key_file: str
+    key_algorithm: str = ALGORITHMS[0]
+    port: int = 53
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan for a zone, with what it was made from."""
+
+    zone: Zone
+    server: Server
+    wanted: Sequence[Wanted]
+    ledger: Ledger
+    policy: Policy
+    observed: Observed
+    plan: Plan
+
+
+def zone_of(name: str, zones: Iterable[Zone]) -> Zone | None:
+    """Answer the zone that holds a name: the longest that it ends with, None when there is none."""
+    holding = [zone for zone in zones if name == zone.name or name.endswith(f".{zone.name}")]
+    return max(holding, key=lambda zone: len(zone.name), default=None)
+
+
+def absolute(name: str) -> str:
+    """Answer a name in lower case with the final dot. Raises ValueError when it is no name in DNS (RFC 1035 2.3.4)."""
+    try:
+        return dns.name.from_text(name.lower()).to_text()
+    except (dns.exception.DNSException, UnicodeError) as error:
+        raise ValueError(
+            f"{name!r} is no name in DNS ({error}): correct it (an international one as xn--...)"
+        ) from None
+
+
+def to_rdata(kind: str, value: str) -> dns.rdata.Rdata:
+    """Answer a value on the wire; TXT is split at 255 bytes. Raises ValueError when it is none of its type."""
+    try:
+        if kind == "TXT":
+            text = value.encode("latin-1")
+            strings = [text[start : start + 255] for start in range(0, len(text), 255)] or [b""]
+            return dns.rdtypes.txtbase.TXTBase(dns.rdataclass.IN, dns.rdatatype.TXT, strings)
+        return dns.rdata.from_text("IN", kind, value, dns.name.root, relativize=False)
+    except (dns.exception.DNSException, UnicodeError, ValueError) as error:
+        raise ValueError(f"{value!r} is no value of type {kind} ({error}): correct it") from None
+
+
+def to_value(rdata: dns.rdata.Rdata) -> str:
+    """Answer the one spelling of a value; of TXT, the joined bytes as text (latin-1, so that none is lost)."""
+    if isinstance(rdata, dns.rdtypes.txtbase.TXTBase):
+        return b"".join(rdata.strings).decode("latin-1")
+    wire = rdata.to_digestable()
+    return dns.rdata.from_wire(rdata.rdclass, rdata.rdtype, wire, 0, len(wire)).to_text()
+
+
+def by_hand(one: Wanted) -> list[str]:
+    """Answer the lines of a zone file for a set, for a person who has to enter it."""
+    return [
+        f"{one.name} {one.rrset.ttl} IN {one.type} {to_rdata(one.type, value).to_text()}"
+        for value in sorted(one.rrset.values)
+    ]
+
+
+class Server:
+    """An authoritative server, spoken to over TCP and, with a key, signed both ways."""
+
+    def __init__(
+        self, name: str, port: int, timeout: float, key: dns.tsig.Key | None = None, address: str = ""
+    ) -> None:
+        """name: of a host, or its address; timeout: seconds for a conversation; address: where to find it, if known."""
+        self.name, self.port, self.timeout, self.key, self.address = name, port, timeout, key, address or name
+
+    def ask(self, wanted: Iterable[Key]) -> dict[Key, dns.rdataset.Rdataset]:
+        """Answer the sets that exist among names and types. Raises ZoneError unless every answer is authoritative."""
+        wanted = list(wanted)
+        queries = [
+            dns.message.make_query(name, kind, flags=0, id=number) for number, (name, kind) in enumerate(wanted, 1)
+        ]
+        found = {}
+        for (name, kind), answer in zip(wanted, self._converse(queries), strict=True):
+            if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                raise ZoneError(f"{self} answers {_rcode(answer)} when asked for {name} {kind}")
+            if not answer.flags & dns.flags.AA:
+                raise ZoneError(f"{self} is not authoritative for {name}: give the primary server of the zone it is in")
+            rrset = answer.get_rrset(
+                answer.answer, dns.name.from_text(name), dns.rdataclass.IN, dns.rdatatype.from_text(kind)
+            )
+            if rrset is not None:
+                found[name, kind] = rrset.to_rdataset()
+        return found
+
+    def update(self, message: dns.update.UpdateMessage) -> dns.rcode.Rcode:
+        """Send a dynamic update and answer the server's verdict, which is authentic."""
+        return self._converse([message])[0].rcode()
+
+    def __str__(self) -> str:
+        """Name the server for people."""
+        shown = self.name if self.address == self.name else f"{self.name} ({self.address})"
+        return f"{shown} port {self.port}"
+
+    def _converse(self, messages: Sequence[dns.message.Message]) -> list[dns.message.Message]:
+        """Answer the answers to messages, in their order. Raises ZoneError when there is none, or no authentic one."""
+        deadline = time.monotonic() + self.timeout
+        wires: dict[bytes, bytes] = {}
+        for message in messages:
+            if self.key:
+                message.use_tsig(self.key)
+        try:
+            with socket.create_connection((self.address, self.port), self.timeout) as connection:
+                for start in range(0, len(messages), _AT_ONCE):
+                    batch = [message.to_wire(max_size=65535) for message in messages[start : start + _AT_ONCE]]
+                    connection.sendall(b"".join(struct.pack("!H", len(wire)) + wire for wire in batch))
+                    for _ in batch:
+                        [size] = struct.unpack("!H", _read(connection, 2, deadline))
+                        wire = _read(connection, size, deadline)
+                        wires[wire[:2]] = wire
+        except TimeoutError:
+            raise ZoneError(
+                f"{self} does not answer within {self.timeout:g} s: is the name server running and its TCP port open?"
+            ) from None
+        except socket.gaierror as error:
+            raise ZoneError(f"{self.name} is no known host ({error.strerror}): correct the zone's server") from None
+        except (OSError, EOFError) as error:
+            raise ZoneError(
+                f"{self} cannot be reached ({getattr(error, 'strerror', None) or error}): "
+                "is the name server running and its TCP port open?"
+            ) from None
+        except dns.exception.TooBig:
+            raise ZoneError(
+                f"the update for {self} is over 64 KiB: give some of the domains a zone of their own"
+            ) from None
+        return [self._opened(wires.get(struct.pack("!H", message.id), b""), message) for message in messages]
+
+    def _opened(self, wire: bytes, request: dns.message.Message) -> dns.message.Message:
+        """Answer the message in wire after its signature was verified. Raises ZoneError when it is no answer."""
+        key = f"the key {self.key.name.to_text(omit_final_dot=True)}" if self.key else "no key"
+        remedy = "compare its name, algorithm and secret on both sides, and what it may do there"
+        try:
+            answer = dns.message.from_wire(wire, keyring=self.key or False, request_mac=request.mac)
+            if request.is_response(answer):
+                return answer
+            reason = "it does not belong to the question"
+        except (dns.tsig.PeerBadKey, dns.message.UnknownTSIGKey):
+            raise KeyRefusedError(f"{self} does not accept {key} (BADKEY): {remedy}") from None
+        except (dns.tsig.PeerBadSignature, dns.tsig.BadSignature):
+            raise KeyRefusedError(f"{self} has another secret for {key} (BADSIG): {remedy}") from None
+        except (dns.tsig.PeerBadTime, dns.tsig.BadTime):
+            raise ZoneError(
+                f"{self} has another time (BADTIME): set the clocks of the name server and of this control node"
+            ) from None
+        except dns.exception.DNSException as error:
+            reason = str(error)
+            with contextlib.suppress(dns.exception.DNSException):
+                # Mostly the signature is missing. Such an answer is no more than a hint, but often the only one.
+                rcode = _rcode(dns.message.from_wire(wire, keyring=False))
+                raise KeyRefusedError(
+                    f"{self} answers {rcode} without a signature: it does not have the zone "
+                    f"{request.sections[0][0].name}, or does not accept {key}: {remedy}"
+                ) from None
+        raise ZoneError(f"{self} sends no valid answer ({reason}): check what runs there")
+
+
+def observe(
+    server: Server, zone: Zone, wanted: Sequence[Wanted], ledger: Ledger, *, wildcards: bool = True
+) -> dict[Key, dns.rdataset.Rdataset]:
+    """Answer what there is of all that a plan has to know. Raises ZoneError unless all of it is known for sure.
+
+    A wildcard answers for names that do not exist (RFC 4592 section 2.2), while an update is about those that do: what
+    looks like a wildcard's answer is left out, unless wildcards is false.
+    """
+    found = server.ask([(zone.name, "SOA"), *sorted(keys(wanted, ledger))])
+    if found.pop((zone.name, "SOA"), None) is None:
+        raise ZoneError(f"{server} has no zone {zone.name}: correct the zone's name or server")
+    satisfied = {one.key for one in wanted if one.key in found and to_rrset(found[one.key]) == one.rrset}
+    doubtful = {key: _stars(key, zone) for key in found.keys() - satisfied} if wildcards else {}
+    stars = {star for stars in doubtful.values() for star in stars}
+    answers = server.ask(sorted(stars)) if stars else {}
+    for key, asked in doubtful.items():
+        if found[key] in [answers.get(star) for star in asked]:
+            del found[key]
+    return found
+
+
+def update_of(zone: Zone, changes: Iterable[Change], observed: Observed) -> dns.update.UpdateMessage:
+    """Answer the one message that makes changes, if and only if the sets are still as observed."""
+    message = dns.update.UpdateMessage(zone.name)
+    for change in changes:
+        name, kind = change.key
+        before = change.before.values if change.before else frozenset()
+        after = change.after.values if change.after else frozenset()
+        rdatas = {rdata: to_value(rdata) for rdata in observed.get(change.key, ())}
+        if rdatas:
+            message.present(name, *rdatas)
+        else:
+            message.absent(name, kind)
+            if kind != "CNAME":
+                message.absent(name, "CNAME")
+        kept = (
+            before & after if change.before and change.after and change.before.ttl == change.after.ttl else frozenset()
+        )
+        for rdata, value in rdatas.items():
+            if value not in kept:
+                message.delete(name, rdata)
+        if change.after:
+            for value in sorted(after - kept):
+                message.add(name, change.after.ttl, to_rdata(kind, value))
+    return message
+
+
+def send(server: Server, zone: Zone, changes: Iterable[Change], observed: Observed) -> None:
+    """Make changes in one update. Raises StaleError when the zone is not as observed, ZoneError when it is refused."""
+    try:
+        rcode = server.update(update_of(zone, changes, observed))
+    except KeyRefusedError:
+        rcode = dns.rcode.REFUSED  # it accepted the key for questions; Knot says so when the key may not update
+    if rcode in _STALE:
+        raise StaleError(f"{zone.name} at {server}: somebody else is editing this zone: run again when they are done")
+    if rcode == dns.rcode.REFUSED:
+        raise ZoneError(
+            f"{server} refuses the update of {zone.name} by key {zone.key_name.rstrip('.')}: allow this key these "
+            "names and types there (Knot: an acl with action update; BIND: grant in update-policy)"
+        )
+    if rcode in (dns.rcode.NOTAUTH, dns.rcode.NOTZONE):
+        raise ZoneError(
+            f"{server} is not the primary of {zone.name} ({dns.rcode.to_text(rcode)}): give the primary as server"
+        )
+    if rcode != dns.rcode.NOERROR:
+        raise ZoneError(f"{server} answers {dns.rcode.to_text(rcode)} to the update of {zone.name}: see its log")
+
+
+def prepare(zone: Zone, wanted: Sequence[Wanted], ledger: Ledger, policy: Policy, timeout: float) -> Draft:
+    """Observe a zone and plan its changes. Raises ZoneError.
+
+    wanted, ledger: what belongs to this zone. timeout: seconds that the server may take to answer.
+    """
+    server = Server(zone.server, zone.port, timeout, _key(zone))
+    return _drafted(zone, server, wanted, ledger, policy, observe(server, zone, wanted, ledger))
+
+
+def carry_out(draft: Draft) -> Draft:
+    """Make the planned changes and answer the plan that was carried out: another one, when the zone had changed.
+
+    Raises StaleError when it changes once more meanwhile, ZoneError when the new plan has conflicts or the server
+    refuses. Nothing is written then.
+    """
+    zone, server = draft.zone, draft.server
+    if draft.plan.changes:
+        try:
+            send(server, zone, draft.plan.changes, draft.observed)
+        except StaleError:
+            observed = observe(server, zone, draft.wanted, draft.ledger, wildcards=False)
+            draft = _drafted(zone, server, draft.wanted, draft.ledger, draft.policy, observed)
+            if draft.plan.conflicts:
+                raise ZoneError("\n".join(draft.plan.conflicts)) from None
+            if draft.plan.changes:
+                send(server, zone, draft.plan.changes, observed)
+    return draft
+
+
+def read_back(draft: Draft, timeout: float) -> tuple[list[str], list[str]]:
+    """Wait until all authoritative servers of a zone show the changes: answer who does not, and who was not asked.
+
+    The servers are the one that was updated and all in the zone's NS set. timeout: seconds.
+    """
+    servers, unknown = _servers(draft.server, draft.zone)
+    deadline = time.monotonic() + timeout
+    lagging = each(servers, lambda server: _lagging(server, draft.plan.changes, deadline))
+    errors = [
+        f"{server} does not show the change of {draft.zone.name} after {timeout:g} s ({reason}): "
+        "the change is made, so see why this server did not take it over"
+        for server, reason in zip(servers, lagging, strict=True)
+        if reason
+    ]
+    return errors, unknown
+
+
+def each(items: Iterable[_Item], function: Callable[[_Item], _Answer]) -> list[_Answer]:
+    """Answer what function answers for each of items, asked at the same time."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+def to_rrset(rdataset: dns.rdataset.Rdataset) -> RRset:
+    """Answer a set in the planner's terms."""
+    return RRset(rdataset.ttl, frozenset(to_value(rdata) for rdata in rdataset))
+
+
+def _drafted(
+    zone: Zone, server: Server, wanted: Sequence[Wanted], ledger: Ledger, policy: Policy, observed: Observed
+) -> Draft:
+    """Answer a plan with what it was made from."""
+    made = plan(wanted, {key: to_rrset(rdataset) for key, rdataset in observed.items()}, ledger, policy)
+    return Draft(zone, server, wanted, ledger, policy, observed, made)
+
+
+def _key(zone: Zone) -> dns.tsig.Key:
+    """Answer the key of a zone. Raises ZoneError when it cannot be used."""
+    where = f"key_file {zone.key_file} of zone {zone.name}"
+    if zone.key_algorithm not in ALGORITHMS:
+        raise ZoneError(
+            f"zone {zone.name}: key_algorithm {zone.key_algorithm} is not accepted: use {' or '.join(ALGORITHMS)}"
+        )
+    try:
+        path = Path(zone.key_file).expanduser()
+        if path.stat().st_mode & 0o007:
+            raise ZoneError(f"{where} can be read by everybody on this machine: chmod 600 {path}")
+        secret = base64.b64decode(path.read_text(encoding="ascii").strip(), validate=True)
+    except OSError as error:
+        raise ZoneError(f"{where} cannot be read ({error.strerror}): write the TSIG key's secret there") from None
+    except (UnicodeError, binascii.Error):
+        secret = b""
+    if not secret:
+        raise ZoneError(f"{where} is no TSIG secret: it has to hold the secret in base64 and nothing else")
+    return dns.tsig.Key(zone.key_name, secret, zone.key_algorithm)
+
+
+def _stars(key: Key, zone: Zone) -> list[Key]:
+    """Answer the wildcards in a zone that may answer for a name and type."""
+    labels = key[0].removesuffix(zone.name).split(".")[:-1]
+    return [(".".join(["*", *labels[place:], zone.name]), key[1]) for place in range(1, len(labels) + 1)]
+
+
+def _servers(server: Server, zone: Zone) -> tuple[list[Server], list[str]]:
+    """Answer the servers of a zone, the given one first, and a line for each whose address cannot be found."""
+    own = _resolved(server.address)
+    servers, unknown = [server], []
+    for name in sorted(rdata.to_text() for rdata in server.ask([(zone.name, "NS")]).get((zone.name, "NS"), ())):
+        try:  # who serves the zone mostly serves the names of its servers, which need not be public
+            found = server.ask([(name, "A"), (name, "AAAA")])
+            addresses = [rdata.to_text() for rdataset in found.values() for rdata in rdataset]
+        except ZoneError:
+            addresses = _resolved(name)
+        if not addresses:
+            unknown.append(f"{name} is a name server of {zone.name}, but its address cannot be found: it was not asked")
+        elif not set(addresses) & set(own):
+            servers.append(Server(name, 53, server.timeout, address=addresses[0]))
+    return servers, unknown
+
+
+def _resolved(host: str) -> list[str]:
+    """Answer the addresses of a host, none when it is not known."""
+    try:
+        return list(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, 53, type=socket.SOCK_STREAM)))
+    except (OSError, UnicodeError):
+        return []
+
+
+def _lagging(server: Server, changes: Sequence[Change], deadline: float) -> str:
+    """Ask a server until it shows changes; answer why it does not at the deadline (seconds of the monotonic clock)."""
+    pause = 0.02
+    while True:
+        try:
+            found = {key: to_rrset(rdataset) for key, rdataset in server.ask([one.key for one in changes]).items()}
+            late = [" ".join(one.key) for one in changes if not _shows(one, found.get(one.key))]
+            reason = f"still the old {', '.join(late)}" if late else ""
+        except ZoneError as error:
+            reason = str(error)
+        if not reason or time.monotonic() + pause > deadline:
+            return reason
+        time.sleep(pause)  # between two questions, not instead of them
+        pause = min(2 * pause, 1.0)
+
+
+def _shows(change: Change, found: RRset | None) -> bool:
+    """Say whether a change can be seen, also when others have changed the set since."""
+    before = change.before.values if change.before else frozenset()
+    after = change.after.values if change.after else frozenset()
+    seen = found.values if found else frozenset()
+    same_ttl = not (change.after and found) or (change.after.ttl == found.ttl)
+    return after - before <= seen and not (before - after) & seen and same_ttl
+
+
+def _rcode(message: dns.message.Message) -> str:
+    """Answer the verdict of a message as a word."""
+    return dns.rcode.to_text(message.rcode())
+
+
+def _read(connection: socket.socket, size: int, deadline: float) -> bytes:
+    """Answer exactly size bytes. Raises EOFError when the other side closes, TimeoutError at the deadline."""
+    data = b""
+    while len(data) < size:
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
+        part = connection.recv(size - len(data))
+        if not part:
+            raise EOFError("it closes the connection")
+        data += part
+    return data

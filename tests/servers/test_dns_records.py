@@ -1,0 +1,669 @@
+"""Mail records in real zones: Knot and BIND, started here on ports of the loopback address, with other editors around.
+
+Needs knotd and named (Debian's packages knot and bind9); their services need not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dns.message
+import dns.name
+import dns.query
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.tsig
+import dns.update
+import pytest
+
+from library import dns_rrsets
+
+if TYPE_CHECKING:
+    from module_utils import dns_plan, dns_zone
+else:  # the same modules that the module under test has
+    from ansible.module_utils import dns_plan, dns_zone
+
+pytestmark = pytest.mark.hosts
+
+ROOT = Path(__file__).resolve().parents[2]
+SECRET = "c2l4dGVlbiBieXRlcyBhcmUgbm90IGVub3VnaCBoZXJl"  # of this test only
+KEY = dns.tsig.Key("mailroom", SECRET, "hmac-sha256")
+ZONE_FILE = """
+$ORIGIN example.com.
+$TTL 3600
+@ SOA ns.example.com. hostmaster.example.com. 1 3600 600 86400 60
+@ NS ns.example.com.
+ns A 127.0.0.1
+@ A 192.0.2.80
+@ TXT "google-site-verification=a  B" "in two strings"
+@ TXT "MS=ms1"
+www A 192.0.2.80
+*.wild A 192.0.2.80
+"""
+REVERSE = "2.0.192.in-addr.arpa"
+REVERSE_FILE = """
+$ORIGIN 2.0.192.in-addr.arpa.
+$TTL 3600
+@ SOA ns.example.com. hostmaster.example.com. 1 3600 600 86400 60
+@ NS ns.example.com.
+80 PTR www.example.com.
+"""
+DMARC = "_dmarc.example.com."
+DKIM = "mailroom1._domainkey.example.com."
+HOST = "mail.example.com."
+PTR = "25.2.0.192.in-addr.arpa."
+APEX = "example.com."
+
+
+class NameServer:
+    """An authoritative server of example.com on a loopback port."""
+
+    def __init__(self, kind: str, directory: Path) -> None:
+        self.kind, self.directory = kind, directory
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        (directory / "example.com.zone").write_text(ZONE_FILE, encoding="utf-8")
+        (directory / f"{REVERSE}.zone").write_text(REVERSE_FILE, encoding="utf-8")
+        binary, configuration, arguments = {
+            "knot": ("knotd", self._knot(), ["-c", "conf"]),
+            "bind": ("named", self._bind(), ["-f", "-c", "conf", "-p", str(self.port)]),
+        }[kind]
+        (directory / "conf").write_text(textwrap.dedent(configuration), encoding="utf-8")
+        self.command = [shutil.which(binary, path=f"{os.environ['PATH']}:/usr/sbin") or binary, *arguments]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _knot(self) -> str:
+        return f"""\
+            server:
+              rundir: {self.directory}
+              listen: 127.0.0.1@{self.port}
+            database:
+              storage: {self.directory}
+            key:
+              - id: mailroom
+                algorithm: hmac-sha256
+                secret: {SECRET}
+              - id: narrow
+                algorithm: hmac-sha256
+                secret: {SECRET}
+              - id: half
+                algorithm: hmac-sha256
+                secret: {SECRET}
+            acl:
+              - id: mailroom
+                key: mailroom
+                action: [query, update]
+              - id: narrow
+                key: narrow
+                action: [query, update]
+                update-type: [A]
+              - id: half
+                key: half
+                action: query
+            zone:
+              - domain: example.com
+                storage: {self.directory}
+                file: example.com.zone
+                acl: [mailroom, narrow]
+              - domain: {REVERSE}
+                storage: {self.directory}
+                file: {REVERSE}.zone
+                acl: [mailroom, half]
+        """
+
+    def _bind(self) -> str:
+        return f"""\
+            options {{
+              directory "{self.directory}"; pid-file none; session-keyfile none; recursion no; dnssec-validation no;
+              listen-on port {self.port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+            }};
+            controls {{ }};
+            key mailroom {{ algorithm hmac-sha256; secret "{SECRET}"; }};
+            key narrow {{ algorithm hmac-sha256; secret "{SECRET}"; }};
+            key half {{ algorithm hmac-sha256; secret "{SECRET}"; }};
+            zone example.com {{
+              type primary; file "example.com.zone";
+              update-policy {{ grant mailroom zonesub ANY; grant narrow zonesub A; }};
+            }};
+            zone {REVERSE} {{
+              type primary; file "{REVERSE}.zone"; update-policy {{ grant mailroom zonesub ANY; }};
+            }};
+        """
+
+    def start(self) -> None:
+        """Start, and wait until the zone is answered for."""
+        with (self.directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(self.command, cwd=self.directory, stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if dns.query.tcp(dns.message.make_query(APEX, "SOA"), "127.0.0.1", 1, self.port).answer:
+                    return
+            except (OSError, EOFError):
+                time.sleep(0.02)  # a server can only be asked again
+        pytest.fail((self.directory / "log").read_text(encoding="utf-8"))
+
+    def stop(self) -> None:
+        """Stop, if it runs."""
+        if self.process:
+            self.process.terminate()
+            self.process.wait(10)
+            self.process = None
+
+    def values(self, name: str, kind: str) -> set[str]:
+        """Ask for the values of a set as a zone file has them."""
+        answer = dns.query.tcp(dns.message.make_query(name, kind), "127.0.0.1", 5, self.port)
+        rrset = answer.get_rrset(
+            answer.answer, dns.name.from_text(name), dns.rdataclass.IN, dns.rdatatype.from_text(kind)
+        )
+        return {rdata.to_text() for rdata in rrset or ()}
+
+    def ttl(self, name: str, kind: str) -> int:
+        """Ask for the TTL of a set."""
+        return int(dns.query.tcp(dns.message.make_query(name, kind), "127.0.0.1", 5, self.port).answer[0].ttl)
+
+    def serial(self) -> int:
+        """Ask for the zone's serial number, which grows with every update."""
+        [soa] = dns.query.tcp(dns.message.make_query(APEX, "SOA"), "127.0.0.1", 5, self.port).answer[0]
+        return int(soa.serial)
+
+    def edit(self, change: Callable[[dns.update.UpdateMessage], None], zone: str = APEX) -> None:
+        """Change a zone as somebody else would."""
+        message = dns.update.UpdateMessage(zone, keyring=KEY)
+        change(message)
+        assert dns.query.tcp(message, "127.0.0.1", 5, self.port).rcode() == dns.rcode.NOERROR
+
+
+@contextmanager
+def running(kind: str, directory: Path) -> Iterator[NameServer]:
+    """Run a name server as long as it is needed, whatever happens."""
+    started = NameServer(kind, directory)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture(params=["knot", "bind"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
+    with running(request.param, tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture
+def secondary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
+    with running("knot", tmp_path_factory.mktemp("secondary")) as started:
+        yield started
+
+
+def rrset(name: str, kind: str, *values: str, shared: bool = False, ttl: int = 3600) -> dict[str, Any]:
+    ownership = "shared" if shared else "exclusive"
+    return {
+        "name": name,
+        "type": kind,
+        "ttl": ttl,
+        "values": list(values),
+        "why": "tests",
+        "rfc": "RFC 1035",
+        "level": "required",
+        "ownership": ownership,
+    }
+
+
+RECORDS = [
+    rrset(HOST, "A", "192.0.2.25"),
+    rrset(HOST, "AAAA", "2001:db8::25"),
+    rrset(HOST, "TXT", "v=spf1 a -all", shared=True),
+    rrset(APEX, "MX", "10 mail.example.com."),
+    rrset(APEX, "TXT", "v=spf1 ip4:192.0.2.25 ~all", shared=True),
+    rrset(DKIM, "TXT", f"v=DKIM1; k=rsa; p={'A' * 392}"),
+    rrset(DMARC, "TXT", "v=DMARC1; p=quarantine"),
+]
+
+
+class Publisher:
+    """The module with the parameters of one company."""
+
+    def __init__(self, server: NameServer, directory: Path) -> None:
+        self.key_file = directory / "tsig"
+        self.key_file.write_text(f"{SECRET}\n", encoding="ascii")
+        self.key_file.chmod(0o600)
+        self.ledger = directory / "secrets" / "dns-ledger.json"
+        self.zone: dict[str, Any] = {
+            "name": "example.com",
+            "server": "127.0.0.1",
+            "port": server.port,
+            "key_name": "mailroom",
+            "key_algorithm": "hmac-sha256",
+            "key_file": str(self.key_file),
+        }
+
+    def __call__(self, *records: dict[str, Any], check_mode: bool = False, **options: Any) -> dict[str, Any]:
+        parameters = {
+            "records": list(records) or RECORDS,
+            "zones": [self.zone, self.zone | {"name": REVERSE}],
+            "ledger": str(self.ledger),
+            "adopt": [],
+            "mx_takeover": False,
+            "spf_consolidate": False,
+            "prune": False,
+            "timeout": 5.0,
+            "readback_timeout": 5.0,
+        }
+        return dns_rrsets.run(parameters | options, check_mode)
+
+    def refusal(self, *records: dict[str, Any], **options: Any) -> str:
+        """Answer the one line with which the module gives up."""
+        with pytest.raises(dns_rrsets.Refused) as refused:
+            self(*records, **options)
+        assert not refused.value.changed
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+
+@pytest.fixture
+def publish(server: NameServer, tmp_path: Path) -> Publisher:
+    return Publisher(server, tmp_path)
+
+
+def test_records_are_made_and_a_second_run_changes_nothing(server: NameServer, publish: Publisher) -> None:
+    assert publish()["changed"]
+    assert server.values(HOST, "A") == {"192.0.2.25"}
+    assert server.values(HOST, "AAAA") == {"2001:db8::25"}
+    assert server.values(APEX, "MX") == {"10 mail.example.com."}
+    assert server.values(DMARC, "TXT") == {'"v=DMARC1; p=quarantine"'}
+    serial, ledger = server.serial(), publish.ledger.stat().st_mtime_ns
+    assert publish() == {"changed": False, "diff": [], "unmanaged": [], "leftovers": [], "warnings": []}
+    assert (server.serial(), publish.ledger.stat().st_mtime_ns) == (serial, ledger)
+
+
+def test_a_long_key_is_split_and_read_as_one(server: NameServer, publish: Publisher) -> None:
+    publish()
+    [value] = server.values(DKIM, "TXT")
+    first, second = value.strip('"').split('" "')
+    assert len(first) == 255
+    assert first + second == f"v=DKIM1; k=rsa; p={'A' * 392}"
+
+
+def test_text_of_others_stays_byte_for_byte(server: NameServer, publish: Publisher) -> None:
+    foreign = server.values(APEX, "TXT")
+    publish()
+    assert server.values(APEX, "TXT") == foreign | {'"v=spf1 ip4:192.0.2.25 ~all"'}
+    assert server.values(APEX, "A") == {"192.0.2.80"}
+
+
+def test_check_mode_shows_what_would_change_and_changes_nothing(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add(DMARC, 60, "TXT", '"v=DMARC1; p=quarantine"'))
+    serial = server.serial()
+    answer = publish(check_mode=True)
+    assert answer["changed"]
+    [diff] = answer["diff"]
+    assert '_dmarc.example.com. 60 TXT "v=DMARC1; p=quarantine"\n' in diff["before"]
+    assert '_dmarc.example.com. 3600 TXT "v=DMARC1; p=quarantine"\n' in diff["after"]
+    assert "mail.example.com. 3600 A 192.0.2.25\n" in diff["after"]
+    assert server.serial() == serial
+    assert not publish.ledger.parent.exists()
+
+
+def test_drift_is_repaired(server: NameServer, publish: Publisher) -> None:
+    publish()
+    server.edit(lambda message: message.delete(DMARC, "TXT"))
+    server.edit(lambda message: message.replace(HOST, 60, "A", "192.0.2.25"))
+    assert publish()["changed"]
+    assert server.values(DMARC, "TXT") == {'"v=DMARC1; p=quarantine"'}
+    assert server.ttl(HOST, "A") == 3600
+
+
+def test_what_we_wrote_can_change(server: NameServer, publish: Publisher) -> None:
+    publish()
+    publish(
+        rrset(HOST, "A", "192.0.2.26"),
+        rrset(DKIM, "TXT", f"v=DKIM1; k=rsa; p={'B' * 392}"),
+        rrset(DMARC, "TXT", "v=DMARC1; p=reject", ttl=300),
+        rrset(APEX, "TXT", "v=spf1 ip4:192.0.2.26 ~all", shared=True),
+    )
+    assert server.values(HOST, "A") == {"192.0.2.26"}
+    assert "BBB" in next(iter(server.values(DKIM, "TXT")))
+    assert (server.values(DMARC, "TXT"), server.ttl(DMARC, "TXT")) == ({'"v=DMARC1; p=reject"'}, 300)
+    assert '"v=spf1 ip4:192.0.2.26 ~all"' in server.values(APEX, "TXT")
+    assert len(server.values(APEX, "TXT")) == 3
+
+
+def test_a_lost_ledger_changes_nothing(publish: Publisher) -> None:
+    publish()
+    before = json.loads(publish.ledger.read_text(encoding="utf-8"))
+    publish.ledger.unlink()
+    assert not publish()["changed"]
+    assert json.loads(publish.ledger.read_text(encoding="utf-8")) == before
+
+
+def test_an_spf_record_of_others_is_merged(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add(APEX, 3600, "TXT", '"v=spf1 include:example.net -all"'))
+    publish()
+    assert '"v=spf1 ip4:192.0.2.25 include:example.net -all"' in server.values(APEX, "TXT")
+    assert len(server.values(APEX, "TXT")) == 3
+    assert not publish()["changed"]
+
+
+def test_what_others_wrote_is_refused_in_one_line_for_each(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add(APEX, 3600, "MX", "1 mx.example.net."))
+    server.edit(lambda message: message.add(DMARC, 3600, "TXT", '"v=DMARC1; p=reject"'))
+    serial = server.serial()
+    with pytest.raises(dns_rrsets.Refused) as refused:
+        publish()
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 2
+    assert "dns_records_adopt" in lines[0]
+    assert "dns_records_mx_takeover" in lines[1]
+    assert server.serial() == serial
+    publish(adopt=["_dmarc.example.com"], mx_takeover=True)
+    assert server.values(APEX, "MX") == {"10 mail.example.com."}
+    assert server.values(DMARC, "TXT") == {'"v=DMARC1; p=quarantine"'}
+
+
+def test_an_alias_at_the_name_is_refused(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add(DMARC, 3600, "CNAME", "dmarc.example.net."))
+    assert "_dmarc.example.com. is a CNAME of dmarc.example.net." in publish.refusal()
+    assert server.values(HOST, "A") == set()
+
+
+def test_a_wildcard_is_no_record_of_the_name(server: NameServer, publish: Publisher) -> None:
+    assert server.values("mail.wild.example.com.", "A") == {"192.0.2.80"}
+    publish(rrset("mail.wild.example.com.", "A", "192.0.2.25"))
+    assert server.values("mail.wild.example.com.", "A") == {"192.0.2.25"}
+    assert server.values("other.wild.example.com.", "A") == {"192.0.2.80"}
+
+
+def test_a_record_equal_to_the_wildcard_is_somebodys(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add("mail.wild.example.com.", 3600, "A", "192.0.2.80"))
+    assert "dns_records_adopt" in publish.refusal(rrset("mail.wild.example.com.", "A", "192.0.2.25"))
+    publish(rrset("mail.wild.example.com.", "A", "192.0.2.25"), adopt=["mail.wild.example.com"])
+    assert server.values("mail.wild.example.com.", "A") == {"192.0.2.25"}
+
+
+def test_a_record_goes_into_the_zone_that_holds_its_name(server: NameServer, publish: Publisher) -> None:
+    answer = publish(*RECORDS, rrset(PTR, "PTR", "mail.example.com."))
+    assert answer["warnings"] == []
+    assert server.values(PTR, "PTR") == {HOST}
+    assert len(answer["diff"]) == 2
+
+
+def test_a_conflict_in_one_zone_leaves_all_of_them_alone(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add(PTR, 3600, "PTR", "old.example.com."), zone=REVERSE)
+    line = publish.refusal(*RECORDS, rrset(PTR, "PTR", "mail.example.com."))
+    assert "25.2.0.192.in-addr.arpa. PTR is old.example.com., which we did not write" in line
+    assert server.values(HOST, "A") == set()
+
+
+def test_an_update_that_fails_in_one_zone_is_told_and_repeated(server: NameServer, publish: Publisher) -> None:
+    records = [*RECORDS, rrset(PTR, "PTR", "mail.example.com.")]
+    narrow = [publish.zone, publish.zone | {"name": REVERSE, "key_name": "half"}]
+    with pytest.raises(dns_rrsets.Refused, match=r"refuses the update of 2\.0\.192\.in-addr\.arpa\.") as refused:
+        publish(*records, zones=narrow)
+    assert refused.value.changed
+    assert server.values(HOST, "A") == {"192.0.2.25"}
+    assert publish(*records)["changed"]
+    assert server.values(PTR, "PTR") == {HOST}
+
+
+def draft_of(publish: Publisher, *records: dict[str, Any]) -> dns_zone.Draft:
+    """Plan against the zone as it is now."""
+    problems: list[str] = []
+    [zone] = dns_rrsets._zones([publish.zone], problems)
+    wanted = dns_rrsets._wanted(records or RECORDS, problems)
+    policy = dns_plan.Policy(apexes=frozenset({APEX}))
+    assert not problems
+    return dns_zone.prepare(zone, wanted, {}, policy, 5.0)
+
+
+STRANGERS_EDITS: dict[str, Callable[[dns.update.UpdateMessage], None]] = {
+    "a text was added": lambda message: message.add(APEX, 3600, "TXT", '"apple-domain-verification=x"'),
+    "a text was removed": lambda message: message.delete(APEX, "TXT", '"MS=ms1"'),
+    "a set of ours was made": lambda message: message.add(DMARC, 3600, "TXT", '"v=DMARC1; p=none"'),
+    "an alias was made": lambda message: message.add(DMARC, 3600, "CNAME", "dmarc.example.net."),
+}
+
+
+@pytest.mark.parametrize("edit", STRANGERS_EDITS.values(), ids=STRANGERS_EDITS.keys())
+def test_a_stale_plan_writes_nothing(
+    server: NameServer, publish: Publisher, edit: Callable[[dns.update.UpdateMessage], None]
+) -> None:
+    draft = draft_of(publish)
+    server.edit(edit)
+    serial = server.serial()
+    with pytest.raises(dns_zone.StaleError, match="somebody else is editing"):
+        dns_zone.send(draft.server, draft.zone, draft.plan.changes, draft.observed)
+    assert server.serial() == serial
+    assert server.values(HOST, "A") == set()
+
+
+def test_a_race_that_is_lost_once_is_planned_again(server: NameServer, publish: Publisher) -> None:
+    draft = draft_of(publish)
+    server.edit(STRANGERS_EDITS["a text was added"])
+    dns_zone.carry_out(draft)
+    assert {'"apple-domain-verification=x"', '"v=spf1 ip4:192.0.2.25 ~all"'} <= server.values(APEX, "TXT")
+
+
+def test_a_race_that_is_lost_twice_is_given_up(
+    server: NameServer, publish: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, numbers = dns_zone.send, iter(range(9))
+
+    def late(*arguments: Any) -> None:
+        server.edit(lambda message: message.add(APEX, 3600, "TXT", f'"edit {next(numbers)}"'))
+        send(*arguments)
+
+    monkeypatch.setattr(dns_zone, "send", late)
+    assert "somebody else is editing" in publish.refusal()
+    assert next(numbers) == 2
+    assert {'"edit 0"', '"edit 1"'} < server.values(APEX, "TXT")
+    assert server.values(HOST, "A") == set()
+    monkeypatch.undo()
+    assert publish()["changed"]
+
+
+def test_the_inverse_brings_everything_back(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add(APEX, 3600, "TXT", '"v=spf1 include:example.net -all"'))
+    before = server.values(APEX, "TXT")
+    draft = draft_of(publish)
+    dns_zone.carry_out(draft)
+    undo = dns_plan.inverse(draft.plan.changes)
+    observed = dns_zone.observe(draft.server, draft.zone, draft.wanted, {})
+    dns_zone.send(draft.server, draft.zone, undo, observed)
+    assert server.values(APEX, "TXT") == before
+    assert {name: server.values(name, kind) for name, kind in [(HOST, "A"), (DKIM, "TXT"), (APEX, "MX")]} == {
+        HOST: set(),
+        DKIM: set(),
+        APEX: set(),
+    }
+
+
+def test_what_is_wanted_no_longer_is_told_and_goes_when_told(server: NameServer, publish: Publisher) -> None:
+    publish()
+    assert publish(*RECORDS[:-1])["leftovers"] == ["_dmarc.example.com. TXT"]
+    assert server.values(DMARC, "TXT")
+    assert publish(*RECORDS[:-1], prune=True)["changed"]
+    assert not server.values(DMARC, "TXT")
+    assert publish(*RECORDS[:-1], prune=True)["changed"] is False
+
+
+def test_what_is_wanted_no_longer_is_told_once(publish: Publisher) -> None:
+    publish(*RECORDS, rrset(PTR, "PTR", "mail.example.com."))
+    assert publish()["leftovers"] == [f"{PTR} PTR"]
+
+
+def test_what_was_written_before_a_crash_is_ours(
+    server: NameServer, publish: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dns_zone, "read_back", crash)
+    with pytest.raises(KeyboardInterrupt):
+        publish()
+    assert server.values(DMARC, "TXT") == {'"v=DMARC1; p=quarantine"'}
+    monkeypatch.undo()
+    publish(rrset(DMARC, "TXT", "v=DMARC1; p=reject"))
+    assert server.values(DMARC, "TXT") == {'"v=DMARC1; p=reject"'}
+
+
+def test_records_of_no_zone_of_ours_are_told(publish: Publisher) -> None:
+    answer = publish(*RECORDS, rrset("example.org.", "MX", "10 mail.example.com."))
+    assert answer["unmanaged"] == [
+        {"record": "example.org. 3600 IN MX 10 mail.example.com.", "level": "required", "why": "tests"}
+    ]
+    assert "example.org. 3600 IN MX 10 mail.example.com." in answer["warnings"][0]
+
+
+def test_a_wrong_secret_is_told(server: NameServer, publish: Publisher) -> None:
+    publish.key_file.write_text(SECRET[::-1].swapcase(), encoding="ascii")
+    line = publish.refusal()
+    assert "key mailroom" in line
+    assert "secret" in line
+    assert server.values(HOST, "A") == set()
+
+
+def test_an_unknown_key_is_told(publish: Publisher) -> None:
+    publish.zone["key_name"] = "nobody"
+    assert "key nobody" in publish.refusal()
+
+
+def test_a_key_without_rights_is_told(server: NameServer, publish: Publisher) -> None:
+    publish.zone["key_name"] = "narrow"
+    line = publish.refusal()
+    assert "refuses the update of example.com. by key narrow" in line
+    assert server.values(HOST, "A") == set()
+
+
+def test_another_time_is_told(publish: Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() - 3600)
+    assert "BADTIME" in publish.refusal()
+
+
+def test_a_zone_that_the_server_does_not_have_is_told(publish: Publisher) -> None:
+    publish.zone["name"] = "example.org"
+    line = publish.refusal(rrset("example.org.", "MX", "10 mail.example.com."))
+    assert "example.org." in line
+    assert "REFUSED" in line or "NOTAUTH" in line
+
+
+def test_a_name_inside_the_zone_is_no_zone(publish: Publisher) -> None:
+    publish.zone["name"] = "www.example.com"
+    assert "has no zone www.example.com." in publish.refusal(rrset("x.www.example.com.", "A", "192.0.2.25"))
+
+
+def test_a_server_that_is_down_is_told(server: NameServer, publish: Publisher) -> None:
+    server.stop()
+    line = publish.refusal()
+    assert f"127.0.0.1 port {server.port} cannot be reached" in line
+
+
+def test_a_server_that_is_silent_is_told(publish: Publisher) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        publish.zone["port"] = silent.getsockname()[1]
+        assert "does not answer within 0.2 s" in publish.refusal(timeout=0.2)
+
+
+def test_a_server_that_does_not_follow_is_told(
+    server: NameServer, secondary: NameServer, publish: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = dns_zone._servers
+
+    def both(server: dns_zone.Server, zone: dns_zone.Zone) -> tuple[list[dns_zone.Server], list[str]]:
+        servers, unknown = known(server, zone)
+        return [*servers, dns_zone.Server("ns2.example.com.", secondary.port, 5.0, address="127.0.0.1")], unknown
+
+    monkeypatch.setattr(dns_zone, "_servers", both)
+    with pytest.raises(
+        dns_rrsets.Refused, match=r"ns2\.example\.com\. \(127\.0\.0\.1\) port \d+ does not show"
+    ) as late:
+        publish(readback_timeout=0.3)
+    assert late.value.changed
+    assert server.values(HOST, "A") == {"192.0.2.25"}
+    assert not publish()["changed"]
+
+
+def test_all_name_servers_of_the_zone_are_read(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add("ns2.example.com.", 3600, "A", "127.0.0.2"))
+    server.edit(lambda message: message.add(APEX, 3600, "NS", "ns2.example.com.", "lost.invalid."))
+    draft = draft_of(publish)
+    servers, unknown = dns_zone._servers(draft.server, draft.zone)
+    assert [str(one) for one in servers] == [
+        f"127.0.0.1 port {server.port}",
+        "ns2.example.com. (127.0.0.2) port 53",
+    ]
+    assert [line.split()[0] for line in unknown] == ["lost.invalid."]
+
+
+def test_a_hundred_names_are_observed_in_one_conversation(server: NameServer, publish: Publisher) -> None:
+    many = [rrset(f"host{number}.example.com.", "A", "192.0.2.25") for number in range(100)]
+    publish(*many)
+    assert server.values("host99.example.com.", "A") == {"192.0.2.25"}
+    assert not publish(*many)["changed"]
+
+
+PLAYBOOK = """
+- name: Publish
+  hosts: mail_hosts
+  gather_facts: false
+  roles: [dns_records]
+"""
+INVENTORY = """
+all:
+  children:
+    mail_hosts:
+      hosts:
+        mail.example.com: {{mail_host_ipv4: 192.0.2.25, mail_host_ipv6: "2001:db8::25"}}
+        mail2.example.com: {{mail_host_ipv4: 192.0.2.26}}
+  vars:
+    secrets_directory: "{{{{ inventory_dir }}}}/secrets"
+    dkim_selector: mailroom1
+    odoo_databases:
+      - {{name: prod, domains: [{{name: example.com}}]}}
+    dns_records_zones:
+      - {{name: example.com, server: 127.0.0.1, port: {port}, key_name: mailroom, key_file: "{key_file}"}}
+"""
+
+
+@pytest.mark.parametrize("server", ["knot"], indirect=True)
+def test_the_role_publishes_for_all_hosts_once(server: NameServer, publish: Publisher, tmp_path: Path) -> None:
+    inventory = tmp_path / "inventory"
+    inventory.mkdir()
+    hosts = INVENTORY.format(port=server.port, key_file=publish.key_file)
+    (inventory / "hosts.yml").write_text(hosts, encoding="utf-8")
+    (tmp_path / "publish.yml").write_text(PLAYBOOK, encoding="utf-8")
+
+    def play(*arguments: str) -> str:
+        command = ["ansible-playbook", "-i", str(inventory), str(tmp_path / "publish.yml"), *arguments]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "WARNING" not in done.stderr
+        return done.stdout
+
+    shown = play("--check", "--diff")
+    assert "+example.com. 3600 MX 10 mail2.example.com.\n" in shown
+    assert "changed=1" in shown
+    assert server.values(HOST, "A") == set()
+    play()
+    assert server.values(APEX, "MX") == {"10 mail.example.com.", "10 mail2.example.com."}
+    assert '"v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ip4:192.0.2.26 ~all"' in server.values(APEX, "TXT")
+    again = play("--limit", "mail2.example.com", "--diff")
+    assert "changed=0" in again
+    assert "PRIVATE" not in play("-vvv")

@@ -1,0 +1,127 @@
+"""The records that the company's mail needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from filter_plugins.mail_rrsets import RRset, mail_domains, mail_hosts, mail_rrsets, public_keys
+
+HOST = {"name": "mail.example.com", "ipv4": "192.0.2.25", "ipv6": "2001:db8::25"}
+SECOND = {"name": "mail2.example.com", "ipv4": "192.0.2.26", "ipv6": ""}
+
+
+def databases(*domains: str) -> list[dict[str, Any]]:
+    return [{"name": "prod", "domains": [{"name": name} for name in domains]}]
+
+
+def keys(*domains: str) -> list[dict[str, str]]:
+    return [{"domain": name, "selector": "mailroom1", "public": f"MII{name}"} for name in domains]
+
+
+def rrsets(*domains: str, hosts: list[dict[str, str]] | None = None, **options: Any) -> dict[tuple[str, str], RRset]:
+    found = mail_rrsets(databases(*domains), hosts or [HOST], keys(*domains), **options)
+    assert len({(one["name"], one["type"]) for one in found}) == len(found)
+    return {(one["name"], one["type"]): one for one in found}
+
+
+def test_one_domain_on_one_host() -> None:
+    assert {key: one["values"] for key, one in rrsets("example.com").items()} == {
+        ("mail.example.com.", "A"): ["192.0.2.25"],
+        ("mail.example.com.", "AAAA"): ["2001:db8::25"],
+        ("mail.example.com.", "TXT"): ["v=spf1 a -all"],
+        ("25.2.0.192.in-addr.arpa.", "PTR"): ["mail.example.com."],
+        ("5.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa.", "PTR"): ["mail.example.com."],
+        ("example.com.", "MX"): ["10 mail.example.com."],
+        ("example.com.", "TXT"): ["v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ~all"],
+        ("mailroom1._domainkey.example.com.", "TXT"): ["v=DKIM1; k=rsa; h=sha256; s=email; p=MIIexample.com"],
+        ("_dmarc.example.com.", "TXT"): ["v=DMARC1; p=quarantine"],
+    }
+
+
+def test_only_text_beside_which_others_may_write_is_shared() -> None:
+    shared = {key for key, one in rrsets("example.com").items() if one["ownership"] == "shared"}
+    assert shared == {("example.com.", "TXT"), ("mail.example.com.", "TXT")}
+
+
+def test_every_record_says_why_and_where_it_is_specified() -> None:
+    for one in rrsets("example.com").values():
+        assert one["why"]
+        assert one["rfc"].startswith("RFC ")
+        assert one["level"] in {"required", "recommended", "optional"}
+
+
+def test_every_host_receives_and_sends_the_mail_of_every_domain() -> None:
+    found = rrsets("example.com", "example.org", hosts=[HOST, SECOND])
+    for domain in ("example.com.", "example.org."):
+        assert found[domain, "MX"]["values"] == ["10 mail.example.com.", "10 mail2.example.com."]
+        assert found[domain, "TXT"]["values"] == ["v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ip4:192.0.2.26 ~all"]
+        assert (f"_dmarc.{domain}", "TXT") in found
+        assert (f"mailroom1._domainkey.{domain}", "TXT") in found
+    assert ("mail2.example.com.", "AAAA") not in found
+
+
+def test_a_domain_of_two_databases_is_published_once() -> None:
+    twice = [*databases("example.com", "Example.com."), *databases("example.com")]
+    assert mail_domains(twice) == ["example.com"]
+    assert len(mail_rrsets(twice, [HOST], keys("example.com"))) == 9
+
+
+def test_a_host_that_is_given_twice_is_published_once() -> None:
+    assert rrsets("example.com", hosts=[HOST, HOST]) == rrsets("example.com")
+
+
+def test_a_host_named_like_the_domain_has_one_spf_record() -> None:
+    found = rrsets("example.com", hosts=[{**HOST, "name": "example.com"}])
+    assert found["example.com.", "TXT"]["values"] == ["v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ~all"]
+
+
+def test_addresses_are_written_in_their_shortest_form() -> None:
+    found = rrsets("example.com", hosts=[{**HOST, "ipv6": "2001:0DB8:0:0::0025"}])
+    assert found["mail.example.com.", "AAAA"]["values"] == ["2001:db8::25"]
+
+
+def test_ttl_and_dmarc_policy_can_be_chosen() -> None:
+    found = rrsets("example.com", ttl=300, dmarc_policy="reject")
+    assert {one["ttl"] for one in found.values()} == {300}
+    assert found["_dmarc.example.com.", "TXT"]["values"] == ["v=DMARC1; p=reject"]
+
+
+def test_the_order_does_not_depend_on_the_inventory() -> None:
+    one = mail_rrsets(databases("a.example", "b.example"), [HOST], keys("a.example", "b.example"))
+    other = mail_rrsets(databases("b.example", "a.example"), [HOST], keys("b.example", "a.example"))
+    assert one == other
+
+
+def test_a_database_without_domains_needs_no_domain_records() -> None:
+    assert mail_domains([{"name": "prod"}, {"name": "dev", "domains": None}]) == []
+
+
+def test_a_host_without_an_address_is_refused() -> None:
+    with pytest.raises(ValueError, match="mail_host_ipv4"):
+        rrsets("example.com", hosts=[{"name": "mail.example.com", "ipv4": "", "ipv6": ""}])
+
+
+def test_a_domain_without_a_key_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"example\.com: it has no DKIM key"):
+        mail_rrsets(databases("example.com"), [HOST], [])
+
+
+def test_mail_hosts_come_from_the_host_variables() -> None:
+    hostvars = {
+        "mail.example.com": {"mail_host_ipv4": "192.0.2.25", "mail_host_ipv6": "2001:db8::25"},
+        "mail2.example.com": {"mail_host_ipv4": "192.0.2.26"},
+    }
+    assert mail_hosts(list(hostvars), hostvars) == [HOST, SECOND]
+
+
+def test_a_domain_can_have_several_keys() -> None:
+    second = {"domain": "example.com", "selector": "mailroom2", "public": "MIIsecond"}
+    names = {one["name"] for one in mail_rrsets(databases("example.com"), [HOST], [*keys("example.com"), second])}
+    assert {"mailroom1._domainkey.example.com.", "mailroom2._domainkey.example.com."} <= names
+
+
+def test_private_keys_stay_where_they_are() -> None:
+    [key] = keys("example.com")
+    assert public_keys([{**key, "private": "-----BEGIN"}]) == [key]
