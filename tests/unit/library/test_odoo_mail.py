@@ -1,0 +1,693 @@
+"""odoo_mail against a small Odoo of our own: XML-RPC and JSON-2 on loopback, records in memory."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import json
+import types
+import xmlrpc.client
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from library.odoo_mail import Change, Database, former_names, on_all, remedy, save, show
+
+ROOT = Path(__file__).resolve().parents[3]
+CODE = (ROOT / "roles/odoo_mail/files/gateway_action.py").read_text(encoding="utf-8")
+PASSWORD, MAILBOX_PASSWORD = "admin-secret", "mailbox-secret"
+HOST = "mail.example.com"
+
+# What tells the versions apart: knowledge of Odoo's fields, not of its code.
+FIELDS_19 = {
+    "mail.alias.domain": ["catchall_alias"],
+    "fetchmail.server": ["server_type"],
+    "ir.mail_server": ["from_filter", "smtp_authentication"],
+    "ir.actions.server": ["group_ids"],
+    "res.users": ["group_ids"],
+    "res.users.apikeys": ["expiration_date"],
+}
+FIELDS_14 = {"fetchmail.server": ["server_type"], "ir.actions.server": ["groups_id"], "res.users": ["groups_id"]}
+
+
+class FakeOdoo:
+    """As much of Odoo as odoo_mail uses: records by model, links as [id, name], names tidied up on writing."""
+
+    def __init__(self, major: int) -> None:
+        self.major = major
+        self.keys: list[str] = []  # API keys of the gateway's user
+        self.writes: list[tuple[str, str, Any]] = []
+        self.complaints: dict[str, str] = {}  # what a method, or writing to a model, is refused with
+        fields = FIELDS_19 if major >= 17 else FIELDS_14
+        self.models: dict[str, dict[int, dict[str, Any]]] = {
+            "ir.model.fields": self._rows(
+                [{"model": model, "name": name} for model in fields for name in fields[model]]
+            ),
+            "ir.model.data": self._rows(
+                [
+                    {"module": "base", "name": "group_portal", "res_id": 71},
+                    {"module": "base", "name": "group_system", "res_id": 72},
+                ]
+            ),
+            "ir.model": self._rows([{"model": "mail.thread"}]),
+            "ir.config_parameter": {},
+            "ir.mail_server": {},
+            "fetchmail.server": {},
+            "res.groups": {},
+            "res.users": {},
+            "ir.actions.server": {},
+            "mail.alias.domain": {},
+            "res.company": self._rows([{"name": "My Company", "alias_domain_id": False}]),
+            "mail.alias": self._rows([self._alias("info"), self._alias(False), self._alias("taken")]),
+            "crm.team": self._rows([{"name": "Sales", "alias_id": [1, "info"], **self._alias("info")}]),
+            "project.project": self._rows([{"name": "Website", "alias_id": [2, ""], **self._alias(False)}]),
+        }
+
+    @staticmethod
+    def _rows(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+        return {number: {"id": number, **row} for number, row in enumerate(rows, start=1)}
+
+    @staticmethod
+    def _alias(name: str | bool) -> dict[str, Any]:
+        return {"alias_name": name, "alias_domain_id": False, "alias_contact": "everyone", "display_name": name or ""}
+
+    def records(self, model: str) -> list[dict[str, Any]]:
+        return list(self.models[model].values())
+
+    def one(self, model: str) -> dict[str, Any]:
+        (record,) = self.records(model)
+        return record
+
+    def common(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method == "version":
+            return {"server_version_info": [self.major, 0, 0, "final", 0, ""]}
+        _, login, password, _ = arguments
+        if (login, password) == ("admin", PASSWORD):
+            return 2
+        return 7 if login == "mailroom-gateway" and password in self.keys else False
+
+    def execute(self, model: str, method: str, arguments: list[Any], options: dict[str, Any]) -> Any:
+        if method in self.complaints or (method in {"write", "create"} and model in self.complaints):
+            raise xmlrpc.client.Fault(2, self.complaints.get(method) or self.complaints[model])
+        if method == "fields_get":
+            return {"smtp_encryption": {"selection": [["ssl", "SSL"], *([["ssl_strict", ""]] * (self.major >= 19))]}}
+        if method == "search_read":
+            return self.search_read(model, arguments[0], options["fields"])
+        if method in {"create", "write", "unlink"}:
+            self.writes.append((model, method, arguments[-1]))
+        if method == "create":
+            return self.create(model, arguments[0])
+        if method == "write":
+            self.update(self.models[model][arguments[0][0]], arguments[1])
+            return True
+        if method == "unlink":
+            del self.models[model][arguments[0][0]]
+            return True
+        if method == "run":
+            return self.run(arguments[0][0])
+        if method == "button_confirm_login":
+            self.models[model][arguments[0][0]]["state"] = "done"
+        return {"type": "ir.actions.client"}
+
+    def search_read(self, model: str, domain: list[Any], fields: list[str]) -> list[dict[str, Any]]:
+        if model not in self.models:
+            raise xmlrpc.client.Fault(2, f"Object {model} doesn't exist")
+
+        def matches(record: dict[str, Any]) -> bool:
+            return all(
+                record.get(field) in value if operator == "in" else record.get(field) == value
+                for field, operator, value in domain
+            )
+
+        return [
+            {"id": record["id"], **{field: record.get(field, False) for field in fields}}
+            for record in self.records(model)
+            if matches(record)
+        ]
+
+    def create(self, model: str, values: dict[str, Any]) -> int:
+        identity = max(self.models[model], default=100) + 1
+        fresh = {"state": "draft"} if model == "fetchmail.server" else {}
+        record = self.models[model][identity] = {"id": identity, "active": True, "share": True, **fresh}
+        self.update(record, values)
+        return identity
+
+    def update(self, record: dict[str, Any], values: dict[str, Any]) -> None:
+        for field, value in values.items():
+            if isinstance(value, list):
+                record[field] = value[0][2]
+            elif field == "alias_domain_id":
+                record[field] = [value, self.models["mail.alias.domain"][value]["name"]]
+            elif field == "model_id":
+                record[field] = [value, "Email Thread"]
+            elif isinstance(value, str) and (field.endswith("_alias") or field == "alias_name"):
+                record[field] = value.replace(" ", "-")
+            else:
+                record[field] = value
+
+    def run(self, identity: int) -> dict[str, Any]:
+        if "_generate(" in self.models["ir.actions.server"][identity]["code"]:
+            self.keys = [f"key-{len(self.writes)}"]
+            return {"type": "x", "mailroom_key": self.keys[0]}
+        return {"type": "x", "mailroom": {"version": 1, "verdicts": []}}
+
+    def answer(self, path: str, body: bytes, key: str) -> tuple[int, bytes]:
+        if path.startswith("/json/2/"):
+            if key not in self.keys:
+                return 401, json.dumps({"message": "Invalid apikey"}).encode()
+            return 200, json.dumps(self.run(json.loads(body)["ids"][0])).encode()
+        arguments, method = xmlrpc.client.loads(body)
+        try:
+            if path.endswith("/common"):
+                result = self.common(str(method), arguments)
+            else:
+                _, _, password, model, name, positional, options = arguments
+                assert password in {PASSWORD, *self.keys}
+                result = self.execute(str(model), str(name), list(positional), options)  # type: ignore[arg-type]
+            return 200, xmlrpc.client.dumps((result,), methodresponse=True).encode()
+        except xmlrpc.client.Fault as fault:
+            return 200, xmlrpc.client.dumps(fault, methodresponse=True).encode()
+
+
+class Lab:
+    """A fake Odoo behind a real socket, and runs of the module against it."""
+
+    def __init__(self, odoo: FakeOdoo, url: str, secrets: Path) -> None:
+        self.odoo = odoo
+        self.url = url
+        self.secrets = secrets
+        self.domain: dict[str, Any] = {
+            "name": "example.com",
+            "aliases": [
+                {"name": "sales", "model": "crm.team", "record": "Sales"},
+                {"name": "projects", "model": "project.project", "record": "Website"},
+            ],
+        }
+        self.more_domains: list[dict[str, Any]] = []
+        self.login = "admin"
+
+    def run(self, check_mode: bool = False, hosts: tuple[str, ...] = (HOST,)) -> Database:
+        params = {"secrets_directory": str(self.secrets), "timeout": 5, "mail_hosts": list(hosts), "gateway_code": CODE}
+        settings = {
+            "name": "prod",
+            "url": self.url,
+            "login": self.login,
+            "password": PASSWORD,
+            "domains": [self.domain, *self.more_domains],
+        }
+        self.odoo.writes.clear()
+        database = Database(settings, MAILBOX_PASSWORD, params, check_mode)
+        if on_all([database], Database.read) and on_all([database], Database.apply):
+            on_all([database], Database.test)
+        if hasattr(database, "odoo"):
+            database.odoo.close()
+        return database
+
+    def settle(self) -> None:
+        """Bring Odoo into the wanted state."""
+        assert self.run().problems == []
+
+    def key(self) -> str:
+        return (self.secrets / "gateway-prod").read_text(encoding="utf-8").strip()
+
+
+MakeLab = Callable[[int], Lab]
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Iterator[MakeLab]:
+    servers: list[tuple[ThreadingHTTPServer, Thread]] = []
+
+    def make(major: int) -> Lab:
+        odoo = FakeOdoo(major)
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1  # one packet for head and body
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                key = self.headers.get("Authorization", "").removeprefix("bearer ")
+                status, answer = odoo.answer(self.path, body, key)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        servers.append((server, thread))
+        return Lab(odoo, f"http://127.0.0.1:{server.server_port}", tmp_path / "secrets")
+
+    yield make
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def lab(make_lab: MakeLab) -> Lab:
+    return make_lab(19)
+
+
+# The wanted state
+
+
+@pytest.mark.parametrize("major", [14, 17, 19])
+def test_a_second_run_changes_nothing(make_lab: MakeLab, major: int) -> None:
+    lab = make_lab(major)
+    first = lab.run()
+    assert first.problems == []
+    assert first.changes
+    second = lab.run()
+    assert (second.problems, second.changes, lab.odoo.writes) == ([], [], [])
+    assert second.tests == {"smtp": "passed", "imap": "passed"}
+
+
+@pytest.mark.parametrize("major", [14, 17, 19])
+def test_check_mode_tells_what_a_run_does_and_does_nothing(make_lab: MakeLab, major: int) -> None:
+    lab = make_lab(major)
+    foretold = lab.run(check_mode=True)
+    assert lab.odoo.writes == []
+    assert not lab.secrets.exists()
+    assert foretold.tests == {"smtp": "skipped", "imap": "skipped"}
+    done = lab.run()
+    assert [change.path for change in foretold.changes] == [change.path for change in done.changes]
+    assert foretold.gateway["action_id"] == 0
+    assert done.gateway["action_id"] > 0
+
+
+def test_odoo_19_gets_domain_servers_gateway_and_aliases(lab: Lab) -> None:
+    lab.settle()
+    odoo = lab.odoo
+    domain = odoo.one("mail.alias.domain")
+    assert domain.items() >= {"name": "example.com", "catchall_alias": "catchall", "bounce_alias": "bounce"}.items()
+    assert domain["default_from"] == "notifications"
+    link = [domain["id"], "example.com"]
+    assert odoo.one("res.company")["alias_domain_id"] == link
+    assert {row["key"]: row["value"] for row in odoo.records("ir.config_parameter")} == {
+        "base_setup.default_external_email_server": "True"
+    }
+    outgoing = {
+        "smtp_host": HOST,
+        "smtp_port": 465,
+        "smtp_encryption": "ssl_strict",
+        "smtp_authentication": "login",
+        "smtp_user": "prod",
+        "smtp_pass": MAILBOX_PASSWORD,
+        "from_filter": "example.com",
+    }
+    assert odoo.one("ir.mail_server").items() >= outgoing.items()
+    incoming = {"server": HOST, "port": 993, "is_ssl": True, "active": False, "state": "done", "object_id": False}
+    assert odoo.one("fetchmail.server").items() >= incoming.items()
+    group, user, action = odoo.one("res.groups"), odoo.one("res.users"), odoo.one("ir.actions.server")
+    assert user["group_ids"] == [71, group["id"]]
+    assert (action["group_ids"], action["state"], action["code"]) == ([group["id"]], "code", CODE.strip())
+    assert [(row["alias_name"], row["alias_domain_id"]) for row in odoo.records("crm.team")] == [("sales", link)]
+    assert [(row["alias_name"], row["alias_domain_id"]) for row in odoo.records("project.project")] == [
+        ("projects", link)
+    ]
+
+
+def test_odoo_14_gets_parameters_and_fields_it_knows(make_lab: MakeLab) -> None:
+    lab = make_lab(14)
+    lab.settle()
+    assert {row["key"]: row["value"] for row in lab.odoo.records("ir.config_parameter")} == {
+        "base_setup.default_external_email_server": "True",
+        "mail.catchall.domain": "example.com",
+        "mail.catchall.alias": "catchall",
+        "mail.bounce.alias": "bounce",
+        "mail.default.from": "notifications",
+    }
+    server = lab.odoo.one("ir.mail_server")
+    assert server["smtp_encryption"] == "ssl"
+    assert not {"from_filter", "smtp_authentication"} & server.keys()
+    assert lab.odoo.one("res.users")["groups_id"] == [71, lab.odoo.one("res.groups")["id"]]
+    assert lab.run().gateway["protocol"] == "xmlrpc"
+
+
+def test_odoo_19_is_called_over_json_2(lab: Lab) -> None:
+    lab.settle()
+    action = lab.odoo.one("ir.actions.server")["id"]
+    assert lab.run().gateway == {"action_id": action, "protocol": "json2", "login": "mailroom-gateway"}
+
+
+def test_each_mail_host_has_its_servers_in_order(lab: Lab) -> None:
+    database = lab.run(hosts=("mx1.example.com", "mx2.example.com"))
+    assert database.problems == []
+    assert [(row["smtp_host"], row["sequence"]) for row in lab.odoo.records("ir.mail_server")] == [
+        ("mx1.example.com", 1),
+        ("mx2.example.com", 2),
+    ]
+    assert [row["server"] for row in lab.odoo.records("fetchmail.server")] == ["mx1.example.com", "mx2.example.com"]
+
+
+def test_servers_are_for_all_domains_and_the_first_is_the_company_s(lab: Lab) -> None:
+    lab.more_domains = [{"name": "example.net"}]
+    lab.settle()
+    assert lab.odoo.one("ir.mail_server")["from_filter"] == "example.com,example.net"
+    assert lab.odoo.one("res.company")["alias_domain_id"][1] == "example.com"
+
+
+def test_companies_get_the_domain_they_are_told(lab: Lab) -> None:
+    lab.odoo.models["res.company"][2] = {"id": 2, "name": "Second", "alias_domain_id": False}
+    lab.more_domains = [{"name": "example.net", "companies": ["Second"]}]
+    lab.settle()
+    domains = {row["name"]: row["alias_domain_id"][1] for row in lab.odoo.records("res.company")}
+    assert domains == {"My Company": "example.com", "Second": "example.net"}
+
+
+@pytest.mark.parametrize(("companies", "expected"), [(1, "example.com"), (2, "old.example.net")])
+def test_a_foreign_domain_is_replaced_only_where_there_is_no_choice(lab: Lab, companies: int, expected: str) -> None:
+    lab.odoo.create("mail.alias.domain", {"name": "old.example.net", "catchall_alias": "c", "bounce_alias": "b"})
+    foreign = lab.odoo.one("mail.alias.domain")["id"]
+    for number in range(1, companies + 1):
+        company = {"id": number, "name": f"Company {number}", "alias_domain_id": [foreign, "old.example.net"]}
+        lab.odoo.models["res.company"][number] = company
+    lab.settle()
+    assert {row["alias_domain_id"][1] for row in lab.odoo.records("res.company")} == {expected}
+
+
+def test_what_somebody_changed_by_hand_is_put_back_and_nothing_else(lab: Lab) -> None:
+    lab.settle()
+    lab.odoo.one("ir.mail_server").update(smtp_port=25, smtp_debug=True)
+    changes = lab.run().changes
+    assert [change.line() for change in changes] == [
+        f"odoo_databases[prod].outgoing server {HOST}.smtp_port: 25 -> 465"
+    ]
+    assert lab.odoo.writes == [("ir.mail_server", "write", {"smtp_port": 465})]
+    assert lab.odoo.one("ir.mail_server")["smtp_debug"] is True
+
+
+def test_the_contact_policy_is_left_alone_unless_given(lab: Lab) -> None:
+    lab.settle()
+    lab.odoo.one("crm.team")["alias_contact"] = "partners"
+    assert lab.run().changes == []
+    lab.domain["aliases"][0]["contact"] = "followers"
+    assert [change.after for change in lab.run().changes] == ["followers"]
+
+
+def test_a_portal_group_that_implies_others_is_no_difference(lab: Lab) -> None:
+    lab.settle()
+    lab.odoo.one("res.users")["group_ids"] += [99]
+    assert lab.run().changes == []
+
+
+def test_a_user_who_has_become_an_employee_is_put_back(lab: Lab) -> None:
+    lab.settle()
+    lab.odoo.one("res.users").update(share=False, group_ids=[*lab.odoo.one("res.users")["group_ids"], 1])
+    lab.run()
+    assert lab.odoo.one("res.users")["group_ids"] == [71, lab.odoo.one("res.groups")["id"]]
+
+
+# Names used earlier
+
+
+def test_a_former_name_is_recorded_before_it_is_changed(lab: Lab) -> None:
+    lab.settle()
+    lab.domain["catchall"] = "reception"
+    assert lab.run().problems == []
+    assert [(model, values) for model, _, values in lab.odoo.writes] == [
+        ("ir.config_parameter", {"key": "mailroom.former_names", "value": '{"example.com": ["catchall"]}'}),
+        ("mail.alias.domain", {"catchall_alias": "reception"}),
+    ]
+    assert lab.run().changes == []
+
+
+def test_odoo_14_s_former_names_are_recorded_too(make_lab: MakeLab) -> None:
+    lab = make_lab(14)
+    lab.settle()
+    lab.domain["bounce"] = "returns"
+    lab.settle()
+    values = {row["key"]: row["value"] for row in lab.odoo.records("ir.config_parameter")}
+    assert values["mailroom.former_names"] == '{"example.com": ["bounce"]}'
+    assert values["mail.bounce.alias"] == "returns"
+
+
+def test_former_names_grow_and_are_never_forgotten() -> None:
+    today = [{"name": "example.com", "catchall_alias": "reception", "bounce_alias": "bounce"}]
+    wanted = [{"name": "example.com", "catchall_alias": "hello", "bounce_alias": "bounce"}]
+    recorded = {"example.com": ["catchall"], "example.net": ["catchall"]}
+    expected = {"example.com": ["catchall", "reception"], "example.net": ["catchall"]}
+    assert former_names(recorded, today, wanted) == expected
+    assert former_names(expected, today, wanted) == expected
+
+
+def test_a_damaged_record_of_former_names_stops_everything(lab: Lab) -> None:
+    lab.odoo.create("ir.config_parameter", {"key": "mailroom.former_names", "value": "catchall"})
+    database = lab.run()
+    assert lab.odoo.writes == []
+    assert "mailroom.former_names is damaged" in database.problems[0]
+
+
+# The key
+
+
+def test_the_key_is_kept_where_only_its_owner_can_read_it(lab: Lab) -> None:
+    lab.settle()
+    assert lab.key() == lab.odoo.keys[0]
+    assert (lab.secrets / "gateway-prod").stat().st_mode & 0o777 == 0o600
+    assert lab.secrets.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in lab.secrets.iterdir()] == ["gateway-prod"]
+
+
+def test_a_key_that_works_is_kept(lab: Lab) -> None:
+    lab.settle()
+    key = lab.key()
+    lab.run()
+    assert (lab.key(), lab.odoo.keys) == (key, [key])
+
+
+@pytest.mark.parametrize("major", [14, 19])
+def test_a_key_that_is_refused_is_made_again(make_lab: MakeLab, major: int) -> None:
+    lab = make_lab(major)
+    lab.settle()
+    lab.odoo.keys = ["somebody-elses"]
+    foretold = lab.run(check_mode=True)
+    assert lab.odoo.keys == ["somebody-elses"]
+    database = lab.run()
+    assert [change.line() for change in database.changes] == ["odoo_databases[prod].gateway key: ******** -> ********"]
+    assert foretold.changes == database.changes
+    assert lab.key() == lab.odoo.keys[0]
+
+
+def test_the_action_that_makes_the_key_is_the_administrators_and_does_not_stay(lab: Lab) -> None:
+    lab.settle()
+    made = [values for model, method, values in lab.odoo.writes if (model, method) == ("ir.actions.server", "create")]
+    assert [values["group_ids"] for values in made if "_generate(" in values["code"]] == [[[6, 0, [72]]]]
+    assert [row["name"] for row in lab.odoo.records("ir.actions.server")] == ["Mailroom gateway"]
+
+
+@pytest.mark.parametrize(("major", "arguments"), [(14, "('rpc', 'Mailroom')"), (19, "('rpc', 'Mailroom', False)")])
+def test_the_key_does_not_expire_where_keys_can(make_lab: MakeLab, major: int, arguments: str) -> None:
+    lab = make_lab(major)
+    lab.settle()
+    assert f"._generate{arguments}\n" in str([values for _, _, values in lab.odoo.writes]).replace("\\n", "\n")
+
+
+def test_a_key_maker_left_over_by_a_crash_is_removed(lab: Lab) -> None:
+    lab.odoo.create("ir.actions.server", {"name": "Mailroom: make the gateway's key", "state": "code", "code": "x"})
+    lab.settle()
+    assert [row["name"] for row in lab.odoo.records("ir.actions.server")] == ["Mailroom gateway"]
+
+
+def test_a_run_that_was_interrupted_is_completed(lab: Lab) -> None:
+    lab.odoo.complaints["ir.actions.server"] = "The server is going down"
+    assert "The server is going down" in lab.run().problems[0]
+    del lab.odoo.complaints["ir.actions.server"]
+    lab.settle()
+    assert len(lab.odoo.records("res.users")) == len(lab.odoo.records("ir.mail_server")) == 1
+    assert lab.run().changes == []
+
+
+def test_a_secret_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "gateway-prod"
+    save(path, "old\n")
+
+    def fail(_: int) -> None:
+        raise OSError
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError):  # noqa: PT011 -- any
+        save(path, "new\n")
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# What is wrong
+
+
+def test_all_that_can_be_seen_beforehand_is_said_before_anything_is_changed(lab: Lab) -> None:
+    lab.domain["aliases"] = [
+        {"name": "sales", "model": "crm.team", "record": "Nobody"},
+        {"name": "jobs", "model": "hr.job", "record": "Cook"},
+        {"name": "taken", "model": "project.project", "record": "Website"},
+    ]
+    lab.domain["companies"] = ["Elsewhere"]
+    lab.odoo.models["mail.alias"][3]["alias_domain_id"] = [1, "example.com"]
+    database = lab.run()
+    place = "odoo_databases[prod].domains[example.com]"
+    assert lab.odoo.writes == []
+    assert database.problems == [
+        f"{place}.companies: Odoo has no company 'Elsewhere': name one of My Company",
+        f"{place}.aliases[sales].record: Odoo has no crm.team named 'Nobody': make it in Odoo, or correct it",
+        f"{place}.aliases[jobs].model: records of hr.job cannot own an alias here (Object hr.job doesn't exist): "
+        "name another model",
+        f"{place}.aliases[taken]: the alias belongs to another record already (mail.alias 3): "
+        "take it away there in Odoo, or choose another name",
+    ]
+
+
+def test_an_alias_of_another_domain_is_free_here(lab: Lab) -> None:
+    lab.odoo.models["mail.alias"][3].update(alias_name="sales", alias_domain_id=[9, "example.net"])
+    lab.settle()
+
+
+def test_two_owners_of_one_name_are_not_guessed_between(lab: Lab) -> None:
+    lab.odoo.models["crm.team"][2] = {**lab.odoo.models["crm.team"][1], "id": 2}
+    assert "Odoo has 2 crm.team named 'Sales': rename all but one" in lab.run().problems[0]
+
+
+def test_odoo_14_has_one_domain(make_lab: MakeLab) -> None:
+    lab = make_lab(14)
+    lab.more_domains = [{"name": "example.net"}]
+    assert lab.run().problems == [
+        "odoo_databases[prod].domains: Odoo 14 has one alias domain for everything: "
+        "keep one domain, or upgrade to Odoo 17"
+    ]
+
+
+def test_a_value_that_odoo_does_not_keep_is_told(lab: Lab) -> None:
+    lab.domain["catchall"] = "front desk"
+    assert lab.run().problems == [
+        "odoo_databases[prod].domains[example.com].catchall_alias: Odoo keeps 'front-desk': write it like that"
+    ]
+
+
+def test_what_odoo_refuses_is_told_and_the_rest_is_done(lab: Lab) -> None:
+    lab.odoo.complaints["crm.team"] = "That alias is\nin use."
+    database = lab.run()
+    assert database.problems == [
+        "odoo_databases[prod].domains[example.com].aliases[sales]: That alias is in use.: "
+        "correct it in Odoo or in the inventory, then run again"
+    ]
+    assert lab.odoo.one("project.project")["alias_name"] == "projects"
+
+
+def test_a_failing_test_says_what_odoo_said_and_what_to_do(lab: Lab) -> None:
+    lab.odoo.complaints["test_smtp_connection"] = "An SSL exception occurred.\n CERTIFICATE_VERIFY_FAILED"
+    database = lab.run()
+    assert database.tests == {"smtp": "failed", "imap": "passed"}
+    assert database.problems == [
+        f"odoo_databases[prod].outgoing server {HOST}: Odoo's Test Connection says: An SSL exception occurred. "
+        f"CERTIFICATE_VERIFY_FAILED: Odoo's machine must trust the authority of {HOST}'s certificate "
+        "(its system's trust store)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Connection Test Failed! (535, b'5.7.8 Error: authentication failed')", "--tags dovecot"),
+        ("No response received. Check server address and port number. timed out", "reachable from Odoo's machine"),
+        ("The server refused the sender address (x@example.com) with error b'5.7.1'", "see the mail log"),
+        ("Invalid server name ! Codepoint U+005F at position 5 of 'my_db' not allowed", "rename the database"),
+    ],
+)
+def test_each_complaint_has_its_remedy(said: str, advice: str) -> None:
+    assert advice in remedy(said, HOST)
+
+
+def test_a_wrong_login_is_told_without_the_password(lab: Lab) -> None:
+    lab.login = "nobody"
+    database = lab.run()
+    assert database.problems == ["odoo_databases[prod]: Odoo refuses the login nobody: check login and password"]
+    assert PASSWORD not in str(database.problems)
+
+
+def test_an_odoo_that_is_away_is_told(lab: Lab) -> None:
+    lab.url = "http://127.0.0.1:9"
+    assert "no answer (Connection refused)" in lab.run().problems[0]
+
+
+def test_a_password_is_not_sent_unencrypted(lab: Lab) -> None:
+    lab.url = "http://odoo.example.com"
+    assert "use https://" in lab.run().problems[0]
+
+
+def test_no_secret_is_shown(lab: Lab) -> None:
+    database = lab.run()
+    text = "".join(change.line() for change in database.changes)
+    assert not [secret for secret in (PASSWORD, MAILBOX_PASSWORD, lab.key()) if secret in text]
+    lab.odoo.one("ir.mail_server")["smtp_pass"] = "changed-by-hand"
+    changes = lab.run().changes
+    path = f"odoo_databases[prod].outgoing server {HOST}.smtp_pass"
+    assert changes == [Change(path, "********", "********")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("smtp_pass", "secret", "********"),
+        ("password", False, "none"),
+        ("alias_domain_id", [3, "example.com"], "example.com"),
+        ("alias_name", False, "none"),
+        ("code", "a\nb", "2 lines"),
+        ("group_ids", [1, 2], "[1, 2]"),
+    ],
+)
+def test_values_are_shown_for_people(field: str, value: Any, shown: str) -> None:
+    assert show(field, value) == shown
+
+
+# The gateway action's code, as far as it can be judged outside Odoo; tests/hosts has the rest
+
+
+def code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from code_objects(constant)
+
+
+def test_the_action_keeps_to_what_safe_eval_allows() -> None:
+    forbidden = (
+        ast.Import,
+        ast.ImportFrom,
+        ast.With,
+        ast.ClassDef,
+        ast.Global,
+        ast.Nonlocal,
+        ast.JoinedStr,
+        ast.Assert,
+    )
+    tree = ast.parse(CODE)
+    assert not [node for node in ast.walk(tree) if isinstance(node, forbidden)]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)]  # stores __annotations__
+    for code in code_objects(compile(CODE, "gateway action", "exec")):
+        assert not [name for name in code.co_names if "__" in name]
+        assert not code.co_freevars, f"{code.co_name} is a closure"
+        assert "STORE_ATTR" not in {instruction.opname for instruction in dis.get_instructions(code)}
+
+
+def test_the_action_uses_only_the_builtins_that_odoo_gives() -> None:
+    # odoo/tools/safe_eval.py, _BUILTINS, of 14 and 19 alike, and what server actions get besides
+    given = {"bytes", "str", "bool", "dict", "list", "enumerate", "repr", "isinstance", "Exception", "sorted", "len"}
+    given |= {"zip", "chr", "int", "tuple", "range", "env", "b64decode", "UserError"}
+    tree = ast.parse(CODE)
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    stored |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    stored |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    stored |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
+    loaded = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert loaded - stored <= given
