@@ -1,0 +1,130 @@
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What the role fetch_and_route writes, from the inventory and from what earlier roles found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+CONFIGURATION = "/etc/fetch-and-route"
+PROGRAM = "/usr/local/lib/fetch-and-route/fetch_and_route"
+
+
+def routes(
+    databases: Sequence[Mapping[str, Any]],
+    secrets_directory: str,
+    gateways: Mapping[str, Mapping[str, Any]],
+    found: Mapping[str, Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """One entry for each database: its Odoo, its gateway action, its former addresses, and where its files come from.
+
+    `databases` is the inventory's odoo_databases, `gateways` what the role odoo_mail set up ({database: {action_id,
+    protocol, login}}), `found` what preflight found ({database: {former: {domain: [local parts]}}}). An entry has
+    `name`, `url`, `protocol`, `login`, `action` (0 while there is none), `former_names` ({address in lower case:
+    address}), `ca_file` (on the mail host, empty for the system's trust), and on the control node
+    `password_source`, `key_source` and `ca_source`.
+    """
+    made = []
+    for database in databases:
+        name = str(database["name"])
+        gateway = gateways.get(name) or {}
+        former = (found.get(name) or {}).get("former") or {}
+        ca_source = str(database.get("ca_file") or "")
+        made.append(
+            {
+                "name": name,
+                "url": str(database["url"]),
+                "protocol": str(gateway.get("protocol") or "json2"),
+                "login": str(gateway.get("login") or "mailroom-gateway"),
+                "action": int(gateway.get("action_id") or 0),
+                "password_source": f"{secrets_directory}/mailbox-{name}",
+                "key_source": f"{secrets_directory}/gateway-{name}",
+                "ca_source": ca_source,
+                "ca_file": f"{CONFIGURATION}/{name}-ca.pem" if ca_source else "",
+                "former_names": former_addresses(database.get("domains") or [], former),
+            }
+        )
+    return made
+
+
+def former_addresses(domains: Iterable[Mapping[str, Any]], found: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Addresses used earlier for catchall or bounce, in lower case, each with today's.
+
+    `found` has the local parts by domain that Odoo knows of; the domain's `former_names` join them. Which of the two a
+    name was is not recorded: one with `bounce` in it was the bounce address, any other the catchall. Bounces by other
+    names are recognised by Odoo all the same. A name that is in use for something else today is left alone.
+    """
+    addresses = {}
+    for domain in domains:
+        name = str(domain["name"]).lower()
+        catchall, bounce = str(domain.get("catchall") or "catchall"), str(domain.get("bounce") or "bounce")
+        others = [entry["name"] for key in ("aliases", "people") for entry in domain.get(key) or []]
+        in_use = {str(used).lower() for used in (catchall, bounce, *others)}
+        former = {
+            str(local).lower() for local in (*(domain.get("former_names") or []), *(found.get(domain["name"]) or []))
+        }
+        for local in sorted(former - in_use):
+            today = bounce if "bounce" in local else catchall
+            addresses[f"{local}@{name}"] = f"{today}@{name}"
+    return addresses
+
+
+def sources(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The files on the control node that the routes name, to be read if they exist."""
+    return [entry[key] for entry in entries for key in ("key_source", "ca_source") if entry[key]]
+
+
+def secret_files(
+    entries: Iterable[tuple[Mapping[str, Any], str]], texts: Mapping[str, str], check_mode: bool
+) -> list[dict[str, Any]]:
+    """The routes' secrets and certificate authorities as entries of the module host_files.
+
+    Each entry is a route and its mailbox's password; `texts` has the files on the control node by path. In check mode
+    what an earlier role would make may be missing; else raises ValueError with one line.
+    """
+    files = []
+    for entry, password in entries:
+        name = entry["name"]
+        if not check_mode:
+            _require(entry, texts)
+        secret = {"mode": "0600", "sensitive": True}
+        key = texts.get(entry["key_source"], "").strip()
+        files.append({"path": f"{CONFIGURATION}/secrets/mailbox-{name}", "content": f"{password}\n", **secret})
+        files.append({"path": f"{CONFIGURATION}/secrets/gateway-{name}", "content": f"{key}\n", **secret})
+        if entry["ca_file"]:
+            files.append({"path": entry["ca_file"], "content": texts.get(entry["ca_source"], "")})
+    return files
+
+
+def _require(entry: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Raise ValueError for what the role could not do without."""
+    remedy = "run with --tags odoo_mail,fetch_and_route, which makes it"
+    if not entry["action"]:
+        raise ValueError(f"database {entry['name']}: has no gateway action: {remedy}")
+    if entry["key_source"] not in texts:
+        raise ValueError(f"database {entry['name']}: there is no file {entry['key_source']}: {remedy}")
+    if not texts[entry["key_source"]].strip():
+        raise ValueError(f"database {entry['name']}: {entry['key_source']} is empty: {remedy}")
+    if entry["ca_source"] and entry["ca_source"] not in texts:
+        raise ValueError(
+            f"database {entry['name']}: there is no file {entry['ca_source']}: correct ca_file in odoo_databases"
+        )
+
+
+def program_files(modules: Iterable[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The program's modules, pairs of a path on the control node and its text, as entries of the module host_files."""
+    return [{"path": f"{PROGRAM}/{PurePosixPath(path).name}", "content": text} for path, text in sorted(modules)]
+
+
+class FilterModule:
+    """Ansible's door to the functions above."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """The filters by name."""
+        return {
+            "fetch_and_route_routes": routes,
+            "fetch_and_route_sources": sources,
+            "fetch_and_route_secrets": secret_files,
+            "fetch_and_route_program": program_files,
+        }

@@ -1,0 +1,8 @@
+"""fetch-and-route: hand the mail that waits in a mailbox to Odoo, once each, and lose none.
+
+The mailbox is the queue: INBOX waits, `Routed` is done, `Quarantine` holds what Odoo refused or failed on too often.
+Odoo's database decides what it already has, so the program may die at any instruction and be run again.
+
+`message` and `routing` are pure (bytes in, bytes or decisions out); `mailbox` (IMAP), `odoo` and `state` are the edges;
+`run` joins them; `report` is what a person or the journal sees.
+"""

@@ -1,0 +1,266 @@
+"""IMAP (RFC 3501 with UIDPLUS, MOVE, RFC 6851): the mailbox that is the queue.
+
+Certificates are always verified. Nothing is ever marked \\Seen: bodies are read by BODY.PEEK. Commands go in batches.
+UIDs are used only within one session, in which they cannot change (RFC 3501, section 2.3.1.1).
+"""
+
+from __future__ import annotations
+
+import imaplib
+import re
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from . import message, tls
+from .config import Mailbox
+from .routing import Entry, key_of
+from .trouble import Denied, Misconfigured, Unavailable, one_line
+
+WINDOW = 500
+"""Messages asked about in one FETCH while looking what is there."""
+SET_LENGTH = 4000
+"""Characters of a UID set in one command; RFC 7162 section 4 lets servers stop at 8192 for a whole line."""
+
+_UID = re.compile(rb"\bUID (\d+)")
+_SIZE = re.compile(rb"\bRFC822\.SIZE (\d+)")
+
+
+class Fetched(NamedTuple):
+    """One message of a FETCH answer; `size` is 0 and `content` empty when they were not asked for."""
+
+    uid: int
+    size: int
+    content: bytes
+
+
+class _Connection(imaplib.IMAP4_SSL):
+    """TLS from the first byte, to an address that may differ from the name in the certificate."""
+
+    def __init__(self, config: Mailbox, context: ssl.SSLContext) -> None:
+        self._address = config.address or config.host
+        self._context = context
+        super().__init__(config.host, config.port, ssl_context=context, timeout=config.timeout)
+
+    def _create_socket(self, timeout: float | None) -> ssl.SSLSocket:
+        plain = socket.create_connection((self._address, self.port), timeout)
+        try:
+            return self._context.wrap_socket(plain, server_hostname=self.host)
+        except BaseException:
+            plain.close()
+            raise
+
+
+class _NoSuchFolder(Exception):
+    """The target of a move does not exist (RFC 3501, response code TRYCREATE)."""
+
+
+class ImapMailbox:
+    """A session with one mailbox's inbox selected. Every method raises Unavailable or Denied."""
+
+    def __init__(self, config: Mailbox, password: str) -> None:
+        """Connect, log in and select the inbox. Raises Misconfigured, too."""
+        self._config = config
+        self._where = f"mailbox {config.name} at {config.host}:{config.port}"
+        context = tls.context(config.ca_file)
+        with self._explained("connecting"):
+            self._imap = _Connection(config, context)
+        try:
+            self._log_in(password)
+            # Servers say more once they know us (RFC 3501, section 6.1.1); imaplib asks only before.
+            answer = self._command("asking what it can", self._imap.capability)
+            self._capabilities = set(answer[-1].decode("ascii", "replace").upper().split())
+            self._count = self._select(config.inbox)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Use the session in a `with`."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the session."""
+        self.close()
+
+    def close(self) -> None:
+        """End the session; never raises. No CLOSE before it, which would expunge what people marked as deleted."""
+        try:
+            self._imap.logout()
+        except (imaplib.IMAP4.error, OSError):
+            self._imap.shutdown()
+
+    @property
+    def count(self) -> int:
+        """How many messages waited when the session began, copies counted."""
+        return self._count
+
+    @property
+    def can_move(self) -> bool:
+        """Whether the server can take messages out of the inbox without touching others."""
+        return bool({"MOVE", "UIDPLUS"} & self._capabilities)
+
+    def index(self) -> list[Entry]:
+        """What waits, oldest first: UID, size and the key of its Message-ID."""
+        return sorted(Entry(uid, size, key_of(identity)) for uid, size, identity in self._scan(self._count))
+
+    def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]:
+        """The bytes (or only headers) of messages by UID; those that are gone meanwhile are left out."""
+        what = "(UID BODY.PEEK[HEADER])" if header_only else "(UID BODY.PEEK[])"
+        found: dict[int, bytes] = {}
+        for uid_set in uid_sets(uids):
+            answer = self._command("reading messages", self._imap.uid, "FETCH", uid_set, what)
+            found.update((fetched.uid, fetched.content) for fetched in parse_fetch(answer))
+        return {uid: found[uid] for uid in uids if uid in found}
+
+    def move(self, uids: Sequence[int], folder: str) -> None:
+        """Move messages to a folder, made when it is missing. Messages that are gone meanwhile do not matter."""
+        for uid_set in uid_sets(uids):
+            try:
+                self._move(uid_set, folder)
+            except _NoSuchFolder:
+                self._command(f"making folder {folder}", self._imap.create, _quoted(folder))
+                self._command(f"subscribing to {folder}", self._imap.subscribe, _quoted(folder))
+                self._move(uid_set, folder)
+
+    def size_of(self, folder: str) -> int:
+        """How many messages a folder holds; 0 when there is no such folder."""
+        with self._explained(f"looking at {folder}"):
+            answer, data = self._imap.status(_quoted(folder), "(MESSAGES)")
+            counted = re.search(rb"MESSAGES (\d+)", data[0] or b"") if answer == "OK" else None
+        return int(counted.group(1)) if counted else 0
+
+    def message_ids(self, folder: str) -> list[str]:
+        """The Message-IDs in another folder, oldest first. The inbox is selected again afterwards."""
+        found: list[str] = []
+        if self.size_of(folder):
+            found = [identity for _, _, identity in self._scan(self._select(folder, readonly=True))]
+            self._count = self._select(self._config.inbox)
+        return found
+
+    def _scan(self, count: int) -> Iterator[tuple[int, int, str]]:
+        """UID, size and Message-ID of the selected folder's `count` messages, those without one last.
+
+        Sequence numbers hold while only FETCH is asked (RFC 3501, section 7.4.1), so windows of them miss nothing.
+        """
+        nameless: list[Fetched] = []
+        for first in range(1, count + 1, WINDOW):
+            window = f"{first}:{min(first + WINDOW - 1, count)}"
+            what = "(UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
+            for fetched in parse_fetch(self._command("looking what is there", self._imap.fetch, window, what)):
+                identity = message.message_id(fetched.content)
+                if identity:
+                    yield fetched.uid, fetched.size, identity
+                else:
+                    nameless.append(fetched)
+        for fetched in nameless:
+            for uid, content in self.fetch([fetched.uid]).items():
+                yield uid, fetched.size, message.message_id(content) or message.made_message_id(content)
+
+    def _log_in(self, password: str) -> None:
+        login = self._config.login
+        try:
+            with self._explained("logging in"):
+                if "AUTH=PLAIN" in self._imap.capabilities:  # takes any character, LOGIN only ASCII
+                    self._imap.authenticate("PLAIN", lambda _: f"\0{login}\0{password}".encode())
+                elif password.isascii() and login.isascii():
+                    self._imap.login(login, password)
+                else:
+                    raise Misconfigured(f"{self._where}: logging in: the server takes only ASCII: change the password")
+        except _Refused as error:
+            if re.search(r"\[(UNAVAILABLE|INUSE|LIMIT|SERVERBUG|CONTACTADMIN)\]", str(error)):  # RFC 5530
+                raise Unavailable(str(error)) from error
+            raise Denied(f"{error}: check the login {login!r} and the secret {self._config.password!r}") from error
+
+    def _select(self, folder: str, *, readonly: bool = False) -> int:
+        answer = self._command(f"opening {folder}", self._imap.select, _quoted(folder), readonly)
+        return int(answer[0] or 0)
+
+    def _move(self, uid_set: str, folder: str) -> None:
+        doing = f"moving messages to {folder}"
+        if "MOVE" in self._capabilities:
+            self._command(doing, self._imap.uid, "MOVE", uid_set, _quoted(folder))
+            return
+        if "UIDPLUS" not in self._capabilities:
+            raise Denied(f"{self._where}: {doing}: the server has neither MOVE nor UIDPLUS: use another server")
+        self._command(doing, self._imap.uid, "COPY", uid_set, _quoted(folder))
+        self._command(doing, self._imap.uid, "STORE", uid_set, "+FLAGS.SILENT", r"(\Deleted)")
+        self._command(doing, self._imap.uid, "EXPUNGE", uid_set)
+
+    def _command(self, doing: str, method: Callable[..., tuple[str, list[Any]]], *arguments: object) -> list[Any]:
+        """Give one command; returns the data of its answer. Raises Unavailable and _NoSuchFolder."""
+        with self._explained(doing):
+            answer, data = method(*arguments)
+            if answer == "OK":
+                return data
+            text = b" ".join(item for item in data if isinstance(item, bytes)).decode(errors="replace")
+            if "[TRYCREATE]" in text:
+                raise _NoSuchFolder
+            raise imaplib.IMAP4.error(text)
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """Say in one line where and at what something failed."""
+        where = f"{self._where}: {doing}"
+        try:
+            yield
+        except ssl.SSLCertVerificationError as error:
+            raise Denied(
+                f"{where}: its certificate is not trusted: {error.verify_message}: trust its authority or mend the name"
+            ) from error
+        except (imaplib.IMAP4.abort, EOFError) as error:
+            raise Unavailable(f"{where}: the connection broke: {one_line(error)}: the next run tries again") from error
+        except OSError as error:
+            raise Unavailable(f"{where}: {one_line(error.strerror or error)}: the next run tries again") from error
+        except imaplib.IMAP4.error as error:
+            said = error.args[0] if error.args else ""
+            text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+            raise _Refused(f"{where}: the server says no: {one_line(text)}") from error
+
+
+class _Refused(Unavailable):
+    """The server answered NO or BAD."""
+
+
+def parse_fetch(answer: Iterable[object]) -> Iterator[Fetched]:
+    """Read imaplib's answer to a FETCH: pairs of text and literal, and texts that end a message.
+
+    Answers without a UID (flags that somebody else changed) are passed over.
+    """
+    text, content = b"", b""
+    for item in answer:
+        if isinstance(item, tuple):
+            text, content = text + item[0], item[1]
+            continue
+        text += item if isinstance(item, bytes) else b""
+        uid, size = _UID.search(text), _SIZE.search(text)
+        if uid:
+            yield Fetched(int(uid.group(1)), int(size.group(1)) if size else 0, content)
+        text, content = b"", b""
+
+
+def uid_sets(uids: Iterable[int]) -> Iterator[str]:
+    """Write UIDs as IMAP sets (`1:3,7`), each at most SET_LENGTH characters or a little more."""
+    ranges: list[list[int]] = []
+    for uid in sorted(set(uids)):
+        if ranges and ranges[-1][1] == uid - 1:
+            ranges[-1][1] = uid
+        else:
+            ranges.append([uid, uid])
+    line = ""
+    for first, last in ranges:
+        if len(line) >= SET_LENGTH:
+            yield line
+            line = ""
+        line += ("," if line else "") + (f"{first}" if first == last else f"{first}:{last}")
+    if line:
+        yield line
+
+
+def _quoted(folder: str) -> str:
+    return '"' + folder.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,184 @@
+"""Messages as bytes: find the header exactly as Odoo's parser does, and make what Odoo is to see.
+
+Pure. Odoo reads a message with Python's email package, so a line that email.feedparser takes for a header is one here,
+too, whatever RFC 5322 says: lines end at CRLF, LF or a lone CR, and the header ends at the first line that is none.
+Odoo routes by `Delivered-To` and answers bounces to `Return-Path`, and trusts both wherever they come from. Only those
+that our own servers put on top are true: RFC 5321 section 4.4 has each server prepend its trace fields, so what stands
+above the first `Received` was written by the last server, the LMTP service of our Dovecot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+_HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[\t ]")  # email.feedparser.headerRE
+_EXTENSION = re.compile(r"(?<=[^@+])\+[^@]*(?=@)")
+_OURS = (b"delivered-to", b"return-path")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Field:
+    """A header field: its name in lower case and its lines as they are, line ends included."""
+
+    name: bytes
+    raw: bytes
+
+    @property
+    def value(self) -> bytes:
+        """What stands after the colon, unfolded and stripped."""
+        return b"".join(self.raw.partition(b":")[2].splitlines()).strip()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """A message in its parts; joined in this order they are the message."""
+
+    start: bytes
+    """An mbox `From ` line or continuation lines of nothing before the first field; mostly empty."""
+    fields: tuple[Field, ...]
+    rest: memoryview
+    """The empty line and the body."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prepared:
+    """A message as Odoo is to see it."""
+
+    message_id: str
+    recipients: tuple[str, ...]
+    raw: bytes
+
+
+def split(raw: bytes) -> Message:
+    """Take a message apart. Never fails: bytes that are no message are all body."""
+    start: list[bytes] = []
+    fields: list[list[bytes]] = []
+    position = 0
+    while position < len(raw):
+        line = _line_at(raw, position)
+        if not _HEADER_LINE.match(line):
+            break
+        if line[:1] in b" \t":
+            (fields[-1] if fields else start).append(line)
+        elif position == 0 and line.startswith(b"From "):
+            start.append(line)
+        else:
+            fields.append([line])
+        position += len(line)
+    made = tuple(Field(lines[0].partition(b":")[0].lower(), b"".join(lines)) for lines in fields)
+    return Message(b"".join(start), made, memoryview(raw)[position:])
+
+
+def message_id(raw: bytes) -> str:
+    """The Message-ID of a message or header block as Odoo reads it; empty when there is none or it says nothing."""
+    found = next((field.value for field in split(raw).fields if field.name == b"message-id"), b"")
+    return _text(found) if found.strip(b"<> ") else ""
+
+
+def made_message_id(raw: bytes) -> str:
+    """A Message-ID for a message without one: the same for the same mail, another for every other mail.
+
+    Copies of one mail differ only in what our LMTP service put on top, its own `Received` included; the next `Received`
+    names the one SMTP transaction that all copies come from, so that equal mails sent twice stay two.
+    """
+    parts = split(raw)
+    digest = hashlib.sha256()
+    for field in _below_trace(parts.fields):
+        digest.update(field.raw)
+    digest.update(parts.rest)
+    return f"<{digest.hexdigest()[:40]}@fetch-and-route.invalid>"
+
+
+def recipients(raw: bytes, former_names: Mapping[str, str]) -> list[str]:
+    """The recipient our own server delivered this copy to, under today's name. Empty for mail that it did not deliver.
+
+    `former_names` has addresses in lower case; an extension (`name+extension@`) is kept.
+    """
+    for field in _trace(split(raw).fields):
+        if field.name == b"delivered-to":
+            address = _text(field.value).removeprefix("<").removesuffix(">").strip()
+            return [_today(address, former_names)] if address else []
+    return []
+
+
+def prepare(copies: Sequence[bytes], former_names: Mapping[str, str]) -> Prepared:
+    """Make the message that Odoo is to see of all copies of one mail (of the others the header is enough).
+
+    Exactly one `Delivered-To` names all our true recipients (none, when our server delivered no copy), those with an
+    extension without it, too: Odoo knows `sales`, not `sales+spring`, but Odoo 14 wants its `bounce+12-crm.lead-7`.
+    `Return-Path` is the true one or gone, a missing Message-ID is there; every other byte is the first copy's.
+    """
+    first = copies[0]
+    parts = split(first)
+    unique: dict[str, str] = {}
+    for copy in copies:
+        for address in recipients(copy, former_names):
+            unique.setdefault(address.lower(), address)
+    ours = tuple(unique.values())
+    head = [field.raw for field in _trace(parts.fields) if field.name == b"return-path"][:1]
+    if ours:
+        named = dict.fromkeys([*ours, *(_EXTENSION.sub("", address) for address in ours)])
+        head.append(b"Delivered-To: " + ", ".join(named).encode() + b"\r\n")
+    identity = message_id(first)
+    if not identity:
+        identity = made_message_id(first)
+        head.append(b"Message-ID: " + identity.encode("ascii") + b"\r\n")
+    kept = [field.raw for field in parts.fields if field.name not in _OURS]
+    return Prepared(identity, ours, _join([parts.start, *head, *kept, parts.rest]))
+
+
+def _join(pieces: Sequence[bytes | memoryview]) -> bytes:
+    """Put pieces of a message together so that each begins on a line of its own, as it did.
+
+    Where something was taken out, a lone CR could otherwise meet the LF of an empty line and swallow it.
+    """
+    joined: list[bytes | memoryview] = []
+    for piece in filter(len, pieces):
+        last = bytes(joined[-1][-1:]) if joined else b"\n"
+        if last not in b"\r\n":
+            joined.append(b"\r\n")
+        elif last == b"\r" and piece[0] == ord("\n"):
+            joined.append(b"\n")
+        joined.append(piece)
+    return b"".join(joined)
+
+
+def _line_at(raw: bytes, position: int) -> bytes:
+    found = _LINE.match(raw, position)
+    assert found is not None  # noqa: S101 - the pattern also matches nothing at all
+    return found.group()
+
+
+def _trace(fields: Sequence[Field]) -> Iterator[Field]:
+    """The fields above the first `Received`."""
+    for field in fields:
+        if field.name == b"received":
+            return
+        yield field
+
+
+def _below_trace(fields: Sequence[Field]) -> Sequence[Field]:
+    """The fields below all that the LMTP delivery put on top: its trace fields and its own `Received`."""
+    above = len(list(_trace(fields)))
+    by_lmtp = above < len(fields) and b" with LMTP" in fields[above].raw
+    return fields[above + by_lmtp :]
+
+
+def _text(value: bytes) -> str:
+    """Bytes of a header as text; what is not printable becomes U+FFFD, as in Python's email package."""
+    text = value.decode("utf-8", "replace")
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
+def _today(address: str, former_names: Mapping[str, str]) -> str:
+    local, at, domain = address.rpartition("@")
+    name, plus, extension = local.partition("+")
+    today = former_names.get(f"{name}{at}{domain}".lower())
+    if today is None:
+        return address
+    name, at, domain = today.rpartition("@")
+    return f"{name}{plus}{extension}{at}{domain}"

@@ -1,0 +1,123 @@
+"""What a person or the journal sees of a run.
+
+On a terminal: a progress line for the backlog and, above it, only what needs a person. Otherwise one line per message
+in `key=value` form, values with spaces or odd characters in JSON quotes, so that no message can forge a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TextIO
+
+from .message import Prepared
+from .routing import Decision, Verdict
+from .trouble import Trouble
+
+_PLAIN = re.compile(r"[!-!#-<>-~]+")
+BAR = 24
+"""Characters of the progress bar."""
+
+
+class Report:
+    """Collects and shows; used by several threads at once."""
+
+    def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
+        """Write to `stream`; whether that is a terminal is found out unless it is given."""
+        self._stream = stream
+        self._terminal = stream.isatty() if terminal is None else terminal
+        self._journal = "JOURNAL_STREAM" in os.environ  # systemd.exec(5): priorities as <N> prefixes are understood
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._waiting = 0
+        self.counts: Counter[str] = Counter()
+        """Messages by verdict."""
+
+    def waiting(self, count: int) -> None:
+        """So many more messages wait."""
+        with self._lock:
+            self._waiting += count
+            self._progress()
+
+    def message(
+        self, mailbox: str, message: Prepared, verdict: Verdict, decision: Decision, folder: str, seconds: float
+    ) -> None:
+        """One message has its verdict and is in its folder; `seconds` is its share of the call to Odoo."""
+        values = {
+            "message-id": message.message_id,
+            "mailbox": mailbox,
+            "recipients": ",".join(message.recipients),
+            "verdict": verdict.word,
+            "record": verdict.record,
+            "folder": folder,
+            "attempts": str(decision.attempts) if decision.attempts else "",
+            "seconds": f"{seconds:.3f}",
+            "reason": decision.reason,
+        }
+        needs_person = verdict.word in ("refused", "error")
+        with self._lock:
+            self.counts[verdict.word] += 1
+            if not self._terminal:
+                self._line(" ".join(f"{key}={_value(value)}" for key, value in values.items() if value), needs_person)
+            elif needs_person:
+                self._line(f"{verdict.word}: {_safe(message.message_id)} -> {folder}: {decision.reason}", needs_person)
+
+    def batch_done(self) -> None:
+        """A batch is settled and all its messages are reported."""
+        with self._lock:
+            self._progress()
+
+    def trouble(self, trouble: Trouble) -> None:
+        """Something a person should know."""
+        with self._lock:
+            self._line(str(trouble), True)
+            self._progress()
+
+    def say(self, text: str) -> None:
+        """A line of plain information."""
+        with self._lock:
+            self._line(text, False)
+
+    def finish(self) -> None:
+        """Say what was done, if anything was or a person is watching."""
+        with self._lock:
+            total = sum(self.counts.values())
+            if total or self._terminal:
+                seconds = time.monotonic() - self._began
+                parts = [f"{count} {word}" for word, count in sorted(self.counts.items())]
+                self._line(f"{total} messages in {seconds:.1f} s" + (": " + ", ".join(parts) if parts else ""), False)
+
+    def _line(self, text: str, needs_person: bool) -> None:
+        prefix = "<4>" if needs_person and self._journal else ""
+        erase = "\r\x1b[K" if self._terminal else ""
+        self._stream.write(f"{erase}{prefix}{text}\n")
+        self._stream.flush()
+
+    def _progress(self) -> None:
+        if not self._terminal or not self._waiting:
+            return
+        done, seconds = sum(self.counts.values()), time.monotonic() - self._began
+        filled = BAR * done // self._waiting
+        bar = "#" * filled + "." * (BAR - filled)
+        rate = f", {done / seconds:.1f}/s, {(self._waiting - done) * seconds / done:.0f} s left" if done else ""
+        self._stream.write(f"\r\x1b[K[{bar}] {done}/{self._waiting} messages{rate}")
+        self._stream.write("\r\x1b[K" if done >= self._waiting else "")
+        self._stream.flush()
+
+
+def standard() -> Report:
+    """The report on standard output."""
+    return Report(sys.stdout)
+
+
+def _value(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)
+
+
+def _safe(text: str) -> str:
+    return json.dumps(text)[1:-1]

@@ -1,0 +1,107 @@
+"""What the mailbox cannot hold: how often Odoo failed on a message that waits, and why one is in quarantine.
+
+One JSON file per mailbox, keyed by Message-ID and replaced in one instant, written before the message is moved: what is
+in quarantine has its reason here whatever dies. Losing the file loses no mail: counts begin anew, reasons are still in
+the journal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .trouble import Misconfigured
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+    """About one message: Odoo's failures on it so far, the last reason, who received it, when (Unix time)."""
+
+    attempts: int
+    reason: str
+    recipients: tuple[str, ...]
+    at: int
+
+
+class State:
+    """The notes about a mailbox's messages."""
+
+    def __init__(self, directory: Path, mailbox: str) -> None:
+        """Read the notes; a file that cannot be understood counts as empty. Raises Misconfigured."""
+        self._path = directory / f"{mailbox}.json"
+        self._notes: dict[str, Note] = {}
+        try:
+            table = json.loads(self._path.read_text(encoding="utf-8"))
+            self._notes = {
+                key: Note(int(note["attempts"]), str(note["reason"]), tuple(note["recipients"]), int(note["at"]))
+                for key, note in table["messages"].items()
+            }
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise Misconfigured(f"{self._path}: {error.strerror}: run this as root") from error
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._notes = {}
+
+    def __getitem__(self, message_id: str) -> Note | None:
+        """The note about a message, None when there is none."""
+        return self._notes.get(message_id)
+
+    def update(self, notes: dict[str, Note | None]) -> None:
+        """Add notes, or remove those given as None; durable when it returns. Raises Misconfigured."""
+        merged = {key: note for key, note in {**self._notes, **notes}.items() if note is not None}
+        if merged != self._notes:
+            self._write(merged)
+            self._notes = merged
+
+    def keep_only(self, wanted: Callable[[str], bool]) -> None:
+        """Forget the messages whose Message-ID is not wanted. Raises Misconfigured."""
+        self.update({key: None for key in self._notes if not wanted(key)})
+
+    def _write(self, notes: dict[str, Note]) -> None:
+        table = {"version": 1, "messages": {key: dataclasses.asdict(note) for key, note in notes.items()}}
+        temporary = self._path.with_suffix(".new")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(table, file, indent=1)
+                file.flush()
+                if os.geteuid() == 0:  # run by hand: the unit's own user goes on with it
+                    owner = self._path.parent.stat()
+                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Misconfigured(f"{self._path}: {error.strerror}: make room or mend its owner") from error
+
+
+@contextmanager
+def lock(directory: Path) -> Iterator[bool]:
+    """Hold the one lock that keeps two runs apart; yields False at once when another run has it.
+
+    It is the state directory's own: that is the same for the unit and a run by hand, outlives both, and the kernel
+    lets go of it when its holder dies. Raises Misconfigured when the directory is missing and cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Misconfigured(f"{directory}: {error.strerror}: run this as root") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,34 @@
+"""What can go wrong, by what has to happen next. The text of each is one line: where, what, what to do."""
+
+from typing import ClassVar
+
+
+class Trouble(Exception):
+    """Base of all; `exit_code` is what the program ends with (sysexits.h)."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class Unavailable(Trouble):
+    """A server is away or busy: mail waits and the next run tries again (EX_TEMPFAIL)."""
+
+    exit_code = 75
+
+
+class Denied(Trouble):
+    """A server refuses us whatever the message: a person has to act, mail waits (EX_NOPERM)."""
+
+    exit_code = 77
+
+
+class Misconfigured(Trouble):
+    """The configuration or a secret is wrong or missing (EX_CONFIG)."""
+
+    exit_code = 78
+
+
+def one_line(text: object) -> str:
+    """Text of an error or an answer on one line, without control characters and not endless (at most 300)."""
+    words = "".join(character if character.isprintable() else " " for character in str(text)).split()
+    line = " ".join(words)
+    return line if len(line) <= 300 else line[:297] + "..."

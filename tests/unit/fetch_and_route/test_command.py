@@ -1,0 +1,171 @@
+"""The command as people and systemd call it, with both servers scripted."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fetch_and_route.__main__ import main
+from fetch_and_route.state import Note, State, lock
+
+from .conftest import Certificate, Exchange, HttpServer, ImapScript
+from .test_mailbox import LOGIN, OK, literal, login, select
+
+RAW = b"Delivered-To: sales@example.com\r\nReceived: x\r\nMessage-ID: <1@x>\r\n\r\nhello"
+INDEX = literal(1, "UID 4 RFC822.SIZE 70", "HEADER.FIELDS (MESSAGE-ID)", b"Message-ID: <1@x>\r\n\r\n") + OK
+ONE_MESSAGE: list[Exchange] = [
+    *LOGIN,
+    select(1),
+    (r"FETCH 1:1 .*", INDEX),
+    (r"UID FETCH 4 .*", literal(1, "UID 4", "", RAW) + OK),
+    ('UID MOVE 4 "Routed"', OK),
+]
+ROUTED = {"mailroom": {"version": 1, "verdicts": [{"id": "0", "verdict": "routed", "model": "crm.lead", "res_id": 7}]}}
+PONG = json.dumps({"mailroom": {"version": 1, "verdicts": []}}).encode()
+
+Configure = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """The command takes over two signals; pytest gets them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def configure(
+    tmp_path: Path, state_directory: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> Configure:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (tmp_path / "secrets").mkdir()
+    for name in ("key", "password"):
+        (tmp_path / "secrets" / name).write_text("secret")
+
+    def write(odoo_port: int, **imap_ports: int) -> Path:
+        lines = [f'state_directory = "{state_directory}"']
+        for name, port in imap_ports.items():
+            lines += [
+                f'[[databases]]\nname = "{name}"\nurl = "http://127.0.0.1:{odoo_port}"\nprotocol = "json2"',
+                'login = "gate"\nkey = "key"\naction = 7',
+                f'[[mailboxes]]\nname = "{name}"\ndatabase = "{name}"\nhost = "mail.example.com"',
+                f'address = "127.0.0.1"\nport = {port}\nlogin = "{name}"\npassword = "password"',
+                f'ca_file = "{certificate.ca_file}"',
+            ]
+        path = tmp_path / "config.toml"
+        path.write_text("\n".join(lines))
+        return path
+
+    return write
+
+
+def test_a_message_goes_all_the_way(
+    configure: Configure, imap_server: ImapScript, http_server: HttpServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = configure(http_server.server_port, prod=imap_server(*ONE_MESSAGE).port)
+    assert main(["--config", str(config), "run"]) == 0
+    assert "message-id=<1@x> mailbox=prod recipients=sales@example.com verdict=routed" in capsys.readouterr().out
+
+
+def test_a_database_that_is_down_delays_no_other(
+    configure: Configure,
+    imap_server: ImapScript,
+    http_server: HttpServer,
+    closed_port: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = configure(http_server.server_port, down=closed_port, prod=imap_server(*ONE_MESSAGE).port)
+    assert main(["--config", str(config), "run"]) == 75
+    output = capsys.readouterr().out
+    assert "mailbox=prod" in output
+    assert "mailbox down at mail.example.com" in output
+    assert "Connection refused" in output
+
+
+def test_a_refused_key_is_said_loudly_and_keeps_the_mail(
+    configure: Configure, imap_server: ImapScript, http_server: HttpServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http_server.answers = [(401, b"Invalid apikey")]
+    config = configure(http_server.server_port, prod=imap_server(*ONE_MESSAGE[:-1]).port)
+    assert main(["--config", str(config), "run"]) == 77
+    assert "HTTP 401: Invalid apikey: run the roles" in capsys.readouterr().out
+
+
+def test_a_second_run_leaves_at_once(
+    configure: Configure, state_directory: Path, closed_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(closed_port, prod=closed_port)
+    with lock(state_directory):
+        assert main(["--config", str(config), "run"]) == 0
+    assert "another fetch-and-route is running" in capsys.readouterr().out
+
+
+def test_status_shows_what_is_in_quarantine_and_why(
+    configure: Configure,
+    imap_server: ImapScript,
+    state_directory: Path,
+    closed_port: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    State(state_directory, "prod").update({"<1@x>": Note(0, "No possible route", ("nobody@example.com",), 1700000000)})
+    other = INDEX.replace(b"<1@x>", b"<2@x>")
+    server = imap_server(
+        *LOGIN,
+        select(3),
+        (r'STATUS "Routed" .*', b'* STATUS "Routed" (MESSAGES 120)\r\n' + OK),
+        (r'STATUS "Quarantine" .*', b'* STATUS "Quarantine" (MESSAGES 2)\r\n' + OK),
+        ('EXAMINE "Quarantine"', b"* 2 EXISTS\r\n" + OK),
+        (r"FETCH 1:2 .*", INDEX.removesuffix(OK) + other),
+        select(3),
+    )
+    assert main(["--config", str(configure(closed_port, prod=server.port)), "status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:4]] == [["waiting", "3"], ["routed", "120"], ["quarantine", "2"]]
+    assert lines[4].split()[2:] == ["<1@x>", "nobody@example.com"]
+    assert lines[5].strip() == "No possible route"
+    assert "<2@x>" in lines[6]
+    assert "search the journal" in lines[7]
+
+
+def test_check_tries_everything_and_says_what_fails(
+    configure: Configure,
+    imap_server: ImapScript,
+    http_server: HttpServer,
+    closed_port: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    http_server.answers = [(200, PONG)]
+    config = configure(http_server.server_port, prod=imap_server(*LOGIN, select(2)).port)
+    assert main(["--config", str(config), "check"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"ok: mailbox prod at mail.example.com:{config.read_text().partition('port = ')[2].splitlines()[0]}: 2 waiting",
+        f"ok: database prod at http://127.0.0.1:{http_server.server_port}: the gateway action answers",
+    ]
+    unable = imap_server(*login("IMAP4rev1"), select(2)).port
+    assert main(["--config", str(configure(closed_port, prod=unable)), "check"]) == 77
+    assert [line[:16] for line in capsys.readouterr().out.splitlines()] == ["FAILED: mailbox ", "FAILED: database"]
+
+
+def test_an_offline_check_needs_no_server_and_no_secret(
+    configure: Configure, tmp_path: Path, closed_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(closed_port, prod=closed_port)
+    (tmp_path / "secrets/key").unlink()
+    assert main(["--config", str(config), "check", "--offline"]) == 0
+    config.write_text("bogus = 1")
+    assert main(["--config", str(config), "check", "--offline"]) == 78
+    assert "config.toml: bogus: unknown key" in capsys.readouterr().err
+
+
+def test_wrong_use_says_how(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "usage: fetch-and-route" in capsys.readouterr().err

@@ -1,0 +1,198 @@
+"""The mailbox over IMAP, against a server that follows a script."""
+
+from __future__ import annotations
+
+import pytest
+
+from fetch_and_route.config import Mailbox
+from fetch_and_route.mailbox import SET_LENGTH, ImapMailbox, parse_fetch, uid_sets
+from fetch_and_route.message import made_message_id
+from fetch_and_route.routing import Entry, key_of
+from fetch_and_route.trouble import Denied, Misconfigured, Unavailable
+
+from .conftest import Certificate, Exchange, ImapScript
+
+OK = b"%t OK done\r\n"
+
+
+def login(capabilities: str = "IMAP4rev1 UIDPLUS MOVE") -> list[Exchange]:
+    """Log in; only then the server says what it can."""
+    can = ("CAPABILITY", f"* CAPABILITY {capabilities}\r\n%t OK done\r\n".encode())
+    return [("AUTHENTICATE PLAIN", b"+ \r\n"), (r"\S+", OK), can]
+
+
+LOGIN = login()
+
+
+def select(count: int) -> Exchange:
+    return ('SELECT "INBOX"', f"* {count} EXISTS\r\n* OK [UIDVALIDITY 1]\r\n%t OK [READ-WRITE]\r\n".encode())
+
+
+def literal(number: int, attributes: str, section: str, content: bytes) -> bytes:
+    return f"* {number} FETCH ({attributes} BODY[{section}] {{{len(content)}}}\r\n".encode() + content + b")\r\n"
+
+
+def open_mailbox(
+    port: int, certificate: Certificate, password: str = "sécret", host: str = "mail.example.com", **more: object
+) -> ImapMailbox:
+    values: dict[str, object] = {
+        "name": "prod",
+        "database": "prod",
+        "host": host,
+        "address": "127.0.0.1",
+        "port": port,
+        "login": "prod",
+        "password": "mailbox-prod",
+        "ca_file": certificate.ca_file,
+        "timeout": 10,
+    }
+    return ImapMailbox(Mailbox(**{**values, **more}), password)  # type: ignore[arg-type]
+
+
+def test_messages_are_indexed_read_and_moved_in_batches(imap_server: ImapScript, certificate: Certificate) -> None:
+    nameless = b"Subject: x\r\n\r\nbody"
+    index = (
+        literal(1, "UID 4 RFC822.SIZE 100", "HEADER.FIELDS (MESSAGE-ID)", b"Message-ID: <1@x>\r\n\r\n")
+        + b"* 2 FETCH (FLAGS (\\Deleted))\r\n"
+        + literal(2, "UID 5 RFC822.SIZE 50", "HEADER.FIELDS (MESSAGE-ID)", b"\r\n")
+        + b'* 3 FETCH (RFC822.SIZE 7 BODY[HEADER.FIELDS (MESSAGE-ID)] "" UID 9)\r\n'
+    )
+    server = imap_server(
+        *LOGIN,
+        select(3),
+        (r"FETCH 1:3 \(UID RFC822\.SIZE BODY\.PEEK\[HEADER\.FIELDS \(MESSAGE-ID\)\]\)", index + OK),
+        (r"UID FETCH 5 \(UID BODY\.PEEK\[\]\)", literal(2, "UID 5", "", nameless) + OK),
+        (r"UID FETCH 9 \(UID BODY\.PEEK\[\]\)", OK),
+        (r"UID FETCH 4:5 \(UID BODY\.PEEK\[\]\)", literal(1, "UID 4", "", b"A\x00\r\n)\r\n") + OK),
+        (r"UID FETCH 4 \(UID BODY\.PEEK\[HEADER\]\)", literal(1, "UID 4", "HEADER", b"A") + OK),
+        ('UID MOVE 4:5,9 "Routed"', b"* OK [COPYUID 1 4:5,9 1:3]\r\n* 1 EXPUNGE\r\n" + OK),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert mailbox.count == 3
+        assert mailbox.index() == [Entry(4, 100, key_of("<1@x>")), Entry(5, 50, key_of(made_message_id(nameless)))]
+        assert mailbox.fetch([4, 5]) == {4: b"A\x00\r\n)\r\n"}, "a message that is gone is left out"
+        assert mailbox.fetch([4], header_only=True) == {4: b"A"}
+        assert mailbox.fetch([]) == {}
+        mailbox.move([9, 5, 4], "Routed")
+
+
+def test_a_missing_folder_is_made(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(
+        *LOGIN,
+        select(1),
+        ('UID MOVE 4 "Routed"', b"%t NO [TRYCREATE] no such mailbox\r\n"),
+        ('CREATE "Routed"', OK),
+        ('SUBSCRIBE "Routed"', OK),
+        ('UID MOVE 4 "Routed"', OK),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        mailbox.move([4], "Routed")
+
+
+def test_without_move_only_the_messages_named_are_expunged(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(
+        *login("IMAP4rev1 UIDPLUS"),
+        select(1),
+        ('UID COPY 4 "Routed"', OK),
+        (r"UID STORE 4 \+FLAGS\.SILENT \(\\Deleted\)", OK),
+        ("UID EXPUNGE 4", OK),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert mailbox.can_move
+        mailbox.move([4], "Routed")
+
+
+def test_without_move_and_uidplus_nothing_is_touched(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(*login("IMAP4rev1"), select(1))
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert not mailbox.can_move
+        with pytest.raises(Denied, match="neither MOVE nor UIDPLUS"):
+            mailbox.move([4], "Routed")
+
+
+def test_the_quarantine_is_listed_and_the_inbox_selected_again(
+    imap_server: ImapScript, certificate: Certificate
+) -> None:
+    listing = literal(1, "UID 1 RFC822.SIZE 5", "HEADER.FIELDS (MESSAGE-ID)", b"Message-ID: <q@x>\r\n\r\n")
+    server = imap_server(
+        *LOGIN,
+        select(0),
+        (r'STATUS "Quarantine" \(MESSAGES\)', b'* STATUS "Quarantine" (MESSAGES 1)\r\n' + OK),
+        ('EXAMINE "Quarantine"', b"* 1 EXISTS\r\n" + OK),
+        (r"FETCH 1:1 .*", listing + OK),
+        select(0),
+        (r'STATUS "Routed" \(MESSAGES\)', b"%t NO no such mailbox\r\n"),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert mailbox.message_ids("Quarantine") == ["<q@x>"]
+        assert mailbox.message_ids("Routed") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "text"),
+    [
+        (b"%t NO [AUTHENTICATIONFAILED] bad\r\n", Denied, "check the login 'prod' and the secret 'mailbox-prod'"),
+        (b"%t NO [UNAVAILABLE] later\r\n", Unavailable, "later"),
+        (b"", Unavailable, "the connection broke"),
+    ],
+)
+def test_a_login_that_fails_says_why_and_keeps_the_password(
+    imap_server: ImapScript, certificate: Certificate, answer: bytes, kind: type[Exception], text: str
+) -> None:
+    server = imap_server(LOGIN[0], (r"\S+", answer))
+    with pytest.raises(kind, match=text) as caught:
+        open_mailbox(server.port, certificate)
+    assert "mailbox prod at mail.example.com" in str(caught.value)
+    assert "cret" not in str(caught.value).replace("secret 'mailbox-prod'", "")
+
+
+def test_the_old_login_where_there_is_no_other(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(('LOGIN prod "a\\\\\\\\b"', OK), LOGIN[-1], select(0), capabilities="IMAP4rev1")
+    open_mailbox(server.port, certificate, "a\\b").close()
+    server = imap_server(capabilities="IMAP4rev1")
+    with pytest.raises(Misconfigured, match="change the password"):
+        open_mailbox(server.port, certificate)
+
+
+def test_a_connection_that_breaks_is_no_verdict(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(*LOGIN, select(1), ('UID MOVE 4 "Routed"', b""))
+    with (
+        open_mailbox(server.port, certificate) as mailbox,
+        pytest.raises(Unavailable, match="moving messages to Routed"),
+    ):
+        mailbox.move([4], "Routed")
+
+
+def test_a_certificate_for_another_name_is_refused(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server()
+    with pytest.raises(Denied, match="its certificate is not trusted"):
+        open_mailbox(server.port, certificate, host="imap.example.com")
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server()
+    with pytest.raises(Denied, match="its certificate is not trusted"):
+        open_mailbox(server.port, certificate, ca_file="")
+
+
+def test_nobody_listens(closed_port: int, certificate: Certificate) -> None:
+    with pytest.raises(Unavailable, match="Connection refused"):
+        open_mailbox(closed_port, certificate)
+
+
+def test_a_missing_authority_is_named(certificate: Certificate) -> None:
+    with pytest.raises(Misconfigured, match=r"/none\.pem: No such file"):
+        open_mailbox(1, certificate, ca_file="/none.pem")
+
+
+def test_uid_sets_are_short_and_complete() -> None:
+    assert list(uid_sets([3, 1, 2, 7, 2])) == ["1:3,7"]
+    assert list(uid_sets([])) == []
+    sets = list(uid_sets(range(1, 40000, 2)))
+    assert all(len(line) < SET_LENGTH + 30 for line in sets)
+    assert [int(uid) for line in sets for uid in line.split(",")] == list(range(1, 40000, 2))
+
+
+def test_an_answer_with_attributes_after_the_literal_is_read() -> None:
+    answer = [(b"1 (BODY[] {1}", b"x"), b" UID 3 RFC822.SIZE 1)", None, b"2 (FLAGS ())"]
+    assert [tuple(item) for item in parse_fetch(answer)] == [(3, 1, b"x")]

@@ -1,0 +1,202 @@
+"""The gateway action over HTTP, against a server that says what it is told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import xmlrpc.client
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fetch_and_route.config import Database
+from fetch_and_route.message import Prepared
+from fetch_and_route.odoo import Broken, OdooGateway, TooBig
+from fetch_and_route.routing import Verdict
+from fetch_and_route.trouble import Denied, Misconfigured, Unavailable
+
+from .conftest import Certificate, HttpServer
+
+RAW = b"Subject: caf\xe9\x00\r\n\r\n"
+MESSAGES = [Prepared('<1"\ufffd@x>', ("sales@example.com",), RAW), Prepared("<2@x>", (), b"")]
+
+
+def config(server: HttpServer | None, protocol: Any = "json2", port: int = 0) -> Database:
+    port = server.server_port if server else port
+    return Database(
+        name="prod",
+        url=f"http://127.0.0.1:{port}/odoo/",
+        protocol=protocol,
+        login="gate",
+        key="k",
+        action=7,
+        timeout=10,
+    )
+
+
+def answer(*verdicts: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "ir.actions.act_window_close", "mailroom": {"version": 1, "verdicts": list(verdicts)}}
+
+
+GOOD = answer(
+    {"id": "1", "verdict": "refused", "model": False, "res_id": False, "reason": "no\nroute"},
+    {"id": "0", "verdict": "routed", "model": "crm.lead", "res_id": 7, "mail_message_id": 5, "reason": ""},
+)
+VERDICTS = [Verdict("routed", "crm.lead/7"), Verdict("refused", "", "no route")]
+
+
+def rpc(value: Any) -> bytes:
+    return xmlrpc.client.dumps((value,), methodresponse=True).encode()
+
+
+def fault(code: Any, text: str) -> bytes:
+    return xmlrpc.client.dumps(xmlrpc.client.Fault(code, text)).encode()
+
+
+def test_json2_carries_many_messages_over_one_connection(http_server: HttpServer) -> None:
+    http_server.answers = [(200, json.dumps(GOOD).encode())]
+    gateway = OdooGateway(config(http_server), "sesame")
+    assert gateway.route(MESSAGES) == VERDICTS
+    assert gateway.route(MESSAGES) == VERDICTS
+    gateway.close()
+    request = http_server.requests[0]
+    assert request.path == "/odoo/json/2/ir.actions.server/run"
+    assert request.headers["Authorization"] == "bearer sesame"
+    assert request.headers["X-Odoo-Database"] == "prod"
+    body = json.loads(request.body)
+    assert body["ids"] == [7]
+    sent = body["context"]["mailroom"]["messages"]
+    assert body["context"]["mailroom"]["version"] == 1
+    assert [item["message_id"] for item in sent] == ['<1"\ufffd@x>', "<2@x>"]
+    assert [base64.b64decode(item["raw"]) for item in sent] == [RAW, b""]
+    assert http_server.connections == 1
+
+
+def test_xmlrpc_logs_in_once_and_carries_the_same(http_server: HttpServer) -> None:
+    http_server.answers = [(200, rpc(9)), (200, rpc(GOOD))]
+    gateway = OdooGateway(config(http_server, "xmlrpc"), "sesame")
+    assert gateway.route(MESSAGES) == VERDICTS
+    assert gateway.route(MESSAGES) == VERDICTS
+    gateway.close()
+    assert [request.path for request in http_server.requests] == [
+        "/odoo/xmlrpc/2/common",
+        "/odoo/xmlrpc/2/object",
+        "/odoo/xmlrpc/2/object",
+    ]
+    arguments: Any
+    arguments, method = xmlrpc.client.loads(http_server.requests[1].body)
+    assert method == "execute_kw"
+    assert arguments[:6] == ("prod", 9, "sesame", "ir.actions.server", "run", [[7]])
+    assert [base64.b64decode(item["raw"]) for item in arguments[6]["context"]["mailroom"]["messages"]] == [RAW, b""]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "text"),
+    [
+        (401, b"Invalid apikey", Denied, "HTTP 401: Invalid apikey: run the roles"),
+        (403, b"", Denied, "HTTP 403"),
+        (401, b'{"message": "Invalid apikey"}', Denied, "HTTP 401: Invalid apikey: run"),
+        (404, b"", Denied, "HTTP 404: check the url"),
+        (303, b"", Denied, "points to https://elsewhere"),
+        (413, b"", TooBig, "too big"),
+        (409, b"", Unavailable, "HTTP 409"),
+        (429, b"", Unavailable, "HTTP 429"),
+        (502, b"<html>", Unavailable, "HTTP 502"),
+        (503, b"", Unavailable, "HTTP 503"),
+        (504, b"", Unavailable, "HTTP 504"),
+        (500, b'{"name": "x", "message": "boom\\nbang"}', Broken, "HTTP 500: boom bang"),
+        (500, b"<html>", Broken, "not JSON: <html>"),
+        (422, b'{"message": "wrong"}', Broken, "HTTP 422: wrong"),
+        (200, b"<html>login</html>", Broken, "not JSON"),
+        (200, b"null", Broken, "not an answer of the gateway action: None"),
+        (200, b"false", Broken, "not an answer of the gateway action: False"),
+        (200, b'{"mailroom": {}}', Broken, "not an answer of the gateway action"),
+        (200, b'{"mailroom": {"verdicts": [5]}}', Broken, "not an answer of the gateway action"),
+        (0, b"", Broken, "the call was cut off"),
+    ],
+)
+def test_no_other_answer_is_taken_as_done(
+    http_server: HttpServer, status: int, body: bytes, kind: type[Exception], text: str
+) -> None:
+    http_server.answers = [(status, body)]
+    gateway = OdooGateway(config(http_server), "sesame")
+    with pytest.raises(kind, match=text) as caught:
+        gateway.route(MESSAGES)
+    gateway.close()
+    assert "sesame" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "text"),
+    [
+        ([rpc(False)], Denied, "refuses the login 'gate'"),
+        ([b"<html>"], Broken, "not XML-RPC"),
+        ([rpc(9), rpc(False)], Broken, "not an answer of the gateway action"),
+        ([rpc(9), fault(3, "Access Denied")], Denied, "Access Denied"),
+        ([rpc(9), fault(4, "no right")], Denied, "no right"),
+        ([rpc(9), fault(1, "Trace\n  x\nTypeError: y\n")], Broken, ": TypeError: y"),
+        ([rpc(9), fault("w", "who")], Broken, "who"),
+    ],
+)
+def test_xmlrpc_faults(http_server: HttpServer, answers: list[bytes], kind: type[Exception], text: str) -> None:
+    http_server.answers = [(200, body) for body in answers]
+    gateway = OdooGateway(config(http_server, "xmlrpc"), "sesame")
+    with pytest.raises(kind, match=text):
+        gateway.route(MESSAGES)
+    gateway.close()
+
+
+def test_a_verdict_that_is_missing_or_unknown_is_an_error(http_server: HttpServer) -> None:
+    http_server.answers = [(200, json.dumps(answer({"id": "0", "verdict": "done"})).encode())]
+    gateway = OdooGateway(config(http_server), "sesame")
+    first, second = gateway.route(MESSAGES)
+    gateway.close()
+    assert (first.word, second.word) == ("error", "error")
+    assert "unknown verdict 'done'" in first.reason
+    assert "no verdict" in second.reason
+
+
+def test_a_kept_connection_that_was_closed_is_replaced(http_server: HttpServer) -> None:
+    good = (200, json.dumps(GOOD).encode())
+    http_server.answers = [good, (0, b""), good]
+    gateway = OdooGateway(config(http_server), "sesame")
+    assert gateway.route(MESSAGES) == gateway.route(MESSAGES) == VERDICTS
+    gateway.close()
+    assert len(http_server.requests) == 3
+
+
+def test_a_ping_turns_everything_but_a_refusal_into_unavailable(http_server: HttpServer) -> None:
+    http_server.answers = [(200, json.dumps(answer()).encode()), (500, b"{}"), (200, b"null"), (401, b"")]
+    gateway = OdooGateway(config(http_server), "sesame")
+    gateway.ping()
+    assert json.loads(http_server.requests[0].body)["context"]["mailroom"]["messages"] == []
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            gateway.ping()
+    with pytest.raises(Denied):
+        gateway.ping()
+    gateway.close()
+
+
+def test_nobody_listens(closed_port: int) -> None:
+    with pytest.raises(Unavailable, match="cannot connect: Connection refused"):
+        OdooGateway(config(None, port=closed_port), "sesame").ping()
+
+
+def test_without_an_action_the_remedy_is_named(http_server: HttpServer) -> None:
+    with pytest.raises(Denied, match="no gateway action yet: run the roles odoo_mail"):
+        OdooGateway(replace(config(http_server), action=0), "sesame")
+
+
+def test_odoos_certificate_is_verified(http_server: HttpServer, certificate: Certificate) -> None:
+    http_server.answers = [(200, json.dumps(answer()).encode())]
+    http_server.socket = certificate.context.wrap_socket(http_server.socket, server_side=True)
+    url = f"https://localhost:{http_server.server_port}"
+    for ca_file in ("", certificate.ca_file):  # unknown authority; known authority but another name
+        with pytest.raises(Denied, match="its certificate is not trusted"):
+            OdooGateway(replace(config(http_server), url=url, ca_file=ca_file), "sesame").ping()
+    with pytest.raises(Misconfigured, match=r"/none\.pem"):
+        OdooGateway(replace(config(http_server), url=url, ca_file="/none.pem"), "sesame").ping()
+    assert http_server.requests == []

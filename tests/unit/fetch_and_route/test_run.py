@@ -1,0 +1,324 @@
+"""The cycle in a small world of its own: a mailbox that survives deaths, an Odoo that knows what it has."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from fetch_and_route.config import Config, Mailbox
+from fetch_and_route.message import Prepared, message_id
+from fetch_and_route.odoo import Broken, TooBig
+from fetch_and_route.report import Report
+from fetch_and_route.routing import Entry, Verdict, key_of
+from fetch_and_route.run import ask, cycle
+from fetch_and_route.state import Note, State
+from fetch_and_route.trouble import Denied, Unavailable
+
+MAILBOX = Mailbox(name="prod", database="prod", host="h", login="l", password="p")
+FOLDERS = ("INBOX", "Routed", "Quarantine")
+
+
+class Killed(BaseException):
+    """The program dies here."""
+
+
+class Fuse:
+    """Dies at the n-th step from now; n = 0: never."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+
+class World:
+    """What outlives the program: folders of messages, Odoo's database, the notes on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.folders: dict[str, dict[int, bytes]] = {folder: {} for folder in FOLDERS}
+        self.posted: Counter[str] = Counter()
+        self.calls: list[list[str]] = []
+        self.away = False
+        self.directory = directory
+        self.fuse = Fuse()
+
+    def deliver(self, name: str, recipient: str = "sales@example.com", body: str = "") -> None:
+        uid = 1 + max((uid for folder in self.folders.values() for uid in folder), default=0)
+        raw = f"Delivered-To: {recipient}\r\nReceived: x\r\nMessage-ID: <{name}@x>\r\n\r\n{body}"
+        self.folders["INBOX"][uid] = raw.encode()
+
+    def names(self, folder: str) -> list[str]:
+        return [message_id(raw)[1:-3] for _, raw in sorted(self.folders[folder].items())]
+
+    def run(self, *, attempts: int = 3, stopped: Callable[[], bool] = lambda: False) -> str:
+        output = io.StringIO()
+        config = Config(databases=(), mailboxes=(), attempts=attempts, batch_messages=4, batch_bytes=1000)
+        state = FusedState(self.directory, "prod", self.fuse)
+        cycle(MAILBOX, Session(self), Odoo(self), state, config, Report(output), stopped)
+        return output.getvalue()
+
+    def note(self, name: str) -> Note | None:
+        return State(self.directory, "prod")[f"<{name}@x>"]
+
+
+class Session:
+    """A Queue in the world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.count = len(world.folders["INBOX"])
+
+    def index(self) -> list[Entry]:
+        self.world.fuse.step()
+        inbox = self.world.folders["INBOX"]
+        return [Entry(uid, len(raw), key_of(message_id(raw))) for uid, raw in sorted(inbox.items())]
+
+    def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]:
+        self.world.fuse.step()
+        inbox = self.world.folders["INBOX"]
+        return {
+            uid: inbox[uid].partition(b"\r\n\r\n")[0] if header_only else inbox[uid] for uid in uids if uid in inbox
+        }
+
+    def move(self, uids: Sequence[int], folder: str) -> None:
+        for uid in uids:
+            self.world.fuse.step()
+            if uid in self.world.folders["INBOX"]:
+                self.world.folders[folder][uid] = self.world.folders["INBOX"].pop(uid)
+        self.world.fuse.step()
+
+    def message_ids(self, folder: str) -> list[str]:
+        self.world.fuse.step()
+        return [message_id(raw) for raw in self.world.folders[folder].values()]
+
+
+class Odoo:
+    """A Gateway in the world; a message's name says what Odoo makes of it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def ping(self) -> None:
+        if self.world.away:
+            raise Unavailable("away")
+
+    def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
+        self.world.fuse.step()
+        self.world.calls.append([message.message_id[1:-3] for message in messages])
+        if self.world.away:
+            raise Broken("connection lost")
+        for kind, error in (("poison", Broken("boom")), ("huge", TooBig("too big")), ("denied", Denied("no"))):
+            if any(kind in message.message_id for message in messages):
+                raise error
+        verdicts = [self.post(message) for message in messages]
+        self.world.fuse.step()  # Odoo has committed; the answer is lost
+        return verdicts
+
+    def post(self, message: Prepared) -> Verdict:
+        if (
+            "later" in message.message_id
+            and message.message_id[1:-3] in self.world.calls[0]
+            and len(self.world.calls) == 1
+        ):
+            return Verdict("retry", reason="an alias was used for the first time")
+        for word in ("refused", "retry", "bounce", "ignored", "error"):
+            if word in message.message_id:
+                return Verdict(word, reason=f"because {word}")
+        if self.world.posted[message.message_id]:
+            return Verdict("duplicate", "crm.lead/1")
+        self.world.posted[message.message_id] += 1
+        return Verdict("routed", "crm.lead/1")
+
+
+class FusedState(State):
+    """Notes whose writing may be the last thing that is done."""
+
+    def __init__(self, directory: Path, mailbox: str, fuse: Fuse) -> None:
+        super().__init__(directory, mailbox)
+        self._fuse = fuse
+
+    def update(self, notes: dict[str, Note | None]) -> None:
+        self._fuse.step()
+        super().update(notes)
+        self._fuse.step()
+
+
+@pytest.fixture
+def world(state_directory: Path) -> World:
+    return World(state_directory)
+
+
+def test_each_verdict_has_its_folder(world: World) -> None:
+    for name in ("a", "refused", "retry", "bounce", "ignored", "error"):
+        world.deliver(name)
+    output = world.run()
+    assert world.names("Routed") == ["a", "bounce", "ignored"]
+    assert world.names("Quarantine") == ["refused"]
+    assert world.names("INBOX") == ["retry", "error"]
+    assert world.note("refused") is not None
+    lines = output.splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith(
+        "message-id=<a@x> mailbox=prod recipients=sales@example.com verdict=routed record=crm.lead/1"
+    )
+    assert "verdict=refused folder=Quarantine" in lines[1]
+    assert lines[1].endswith('reason="because refused"')
+
+
+def test_what_odoo_wants_to_be_asked_again_is_in_the_same_run(world: World) -> None:
+    for name in ("a", "later1", "retry", "later2"):
+        world.deliver(name)
+    world.run()
+    assert world.names("Routed") == ["a", "later1", "later2"]
+    assert world.names("INBOX") == ["retry"]
+    assert world.calls == [["a", "later1", "retry", "later2"], ["later1", "retry", "later2"], ["retry"]]
+
+
+def test_order_is_kept_and_calls_are_batches(world: World) -> None:
+    names = [f"m{number}" for number in range(10)]
+    for name in names:
+        world.deliver(name)
+    world.run()
+    assert world.calls == [names[0:4], names[4:8], names[8:10]]
+    assert world.names("Routed") == names
+
+
+def test_copies_are_asked_about_once_and_moved_together(world: World) -> None:
+    world.deliver("a", "sales@example.com", "body")
+    world.deliver("b")
+    world.deliver("a", "projects@example.com", "body")
+    output = world.run()
+    assert world.calls == [["a", "b"]]
+    assert "recipients=sales@example.com,projects@example.com" in output
+    assert world.names("Routed") == ["a", "b", "a"]
+
+
+def test_errors_count_over_runs_until_the_message_is_quarantined(world: World) -> None:
+    world.deliver("error")
+    for attempt in (1, 2):
+        world.run()
+        note = world.note("error")
+        assert note is not None
+        assert note.attempts == attempt
+        assert world.names("INBOX") == ["error"]
+    world.run()
+    assert world.names("Quarantine") == ["error"]
+    note = world.note("error")
+    assert note is not None
+    assert note.reason == "failed 3 times, at last: because error"
+    assert note.recipients == ("sales@example.com",)
+
+
+def test_a_message_that_kills_the_call_is_found_and_delays_no_other(world: World) -> None:
+    for name in ("a", "poison", "b", "huge"):
+        world.deliver(name)
+    world.run()
+    assert world.names("Routed") == ["a", "b"]
+    assert world.names("INBOX") == ["poison"]
+    assert world.names("Quarantine") == ["huge"], "too big is for good"
+    world.run()
+    world.run()
+    assert world.names("Quarantine") == ["poison", "huge"]
+
+
+def test_nothing_is_held_against_a_message_while_odoo_is_away(world: World) -> None:
+    world.deliver("a")
+    world.away = True
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            world.run()
+    assert world.names("INBOX") == ["a"]
+    assert world.note("a") is None
+    world.away = False
+    world.run()
+    assert world.names("Routed") == ["a"]
+
+
+def test_a_refusal_of_us_stops_the_cycle_and_keeps_all(world: World) -> None:
+    for name in ("denied", "a", "b", "c", "d"):
+        world.deliver(name)
+    with pytest.raises(Denied):
+        world.run()
+    assert len(world.calls) == 1
+    assert len(world.names("INBOX")) == 5
+
+
+def test_a_stop_ends_after_the_batch_under_way(world: World) -> None:
+    for number in range(6):
+        world.deliver(f"m{number}")
+    world.run(stopped=lambda: bool(world.calls))
+    assert world.names("Routed") == ["m0", "m1", "m2", "m3"]
+
+
+def test_an_empty_mailbox_asks_nobody(world: World) -> None:
+    world.fuse.left = 1
+    assert world.run() == ""
+
+
+def test_notes_of_messages_that_are_gone_are_forgotten(world: World) -> None:
+    world.deliver("refused1")
+    world.deliver("error")
+    world.run()
+    world.folders["Quarantine"].clear()
+    world.deliver("refused2")
+    world.run()
+    notes = json.loads((world.directory / "prod.json").read_text())["messages"]
+    assert notes.keys() == {"<error@x>", "<refused2@x>"}
+
+
+def test_mail_that_is_taken_away_meanwhile_is_no_trouble(world: World) -> None:
+    for name in ("a", "b"):
+        world.deliver(name)
+    session = Session(world)
+    entries = session.index()
+    del world.folders["INBOX"][1]
+    session.index = lambda: entries  # type: ignore[method-assign]
+    config = Config(databases=(), mailboxes=())
+    cycle(MAILBOX, session, Odoo(world), State(world.directory, "prod"), config, Report(io.StringIO()), lambda: False)
+    assert world.names("Routed") == ["b"]
+
+
+@pytest.mark.parametrize("step", range(1, 61))
+def test_killed_at_any_step_nothing_is_lost_or_posted_twice(state_directory: Path, step: int) -> None:
+    world = World(state_directory)
+    names = ["a", "refused", "b", "copy", "poison", "c", "error", "d"]
+    for name in names:
+        world.deliver(name)
+    world.deliver("copy", "projects@example.com")
+    world.fuse.left = step
+    deaths = 0
+    for _ in range(8):
+        try:
+            world.run()
+        except Killed:
+            deaths += 1
+            world.fuse.left = step  # and again, at the same step of the next run
+            if deaths == 2:
+                world.fuse.left = 0
+        everywhere = [name for folder in FOLDERS for name in world.names(folder)]
+        assert sorted(everywhere) == sorted([*names, "copy"]), "in one folder at every moment"
+        for name in world.names("Quarantine"):
+            assert world.note(name) is not None, "never in quarantine without its reason"
+    assert sorted(world.names("Routed")) == ["a", "b", "c", "copy", "copy", "d"]
+    assert sorted(world.names("Quarantine")) == ["error", "poison", "refused"]
+    assert world.posted == {f"<{name}@x>": 1 for name in ("a", "b", "copy", "c", "d")}
+
+
+def test_the_steps_above_are_all_steps(world: World) -> None:
+    for name in ("a", "refused", "b", "copy", "poison", "c", "error", "d", "copy"):
+        world.deliver(name)
+    world.run()
+    assert -world.fuse.left <= 60
+
+
+def test_nothing_to_ask_asks_nothing(world: World) -> None:
+    world.fuse.left = 1
+    assert ask(Odoo(world), []) == []
