@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -135,3 +136,16 @@ def test_locks_hold_names_versions_and_hashes_only(name: str) -> None:
 
 def test_changes_that_are_not_released_have_their_place() -> None:
     assert "\n## [Unreleased]\n" in TEXTS["CHANGELOG.md"]
+
+
+@named(r"^molecule/[^/]+/molecule\.yml$")
+def test_every_step_of_a_scenario_has_its_playbook(name: str) -> None:
+    """Molecule only remarks on a step that it has no playbook for, and goes on without it."""
+    config = yaml.safe_load(TEXTS[".config/molecule/config.yml"].replace("${MOLECULE_PROJECT_DIRECTORY}", str(ROOT)))
+    known: dict[str, str] = config["ansible"]["playbooks"]
+    derived = {"check": "converge", "idempotence": "converge"}
+    for step in config["scenario"]["test_sequence"]:
+        action, *playbooks = step.split()
+        assert action in known or derived.get(action) in known, f"{action}: name its playbook in ansible.playbooks"
+        for playbook in playbooks or [known[derived.get(action, action)]]:
+            assert ((ROOT / name).parent / playbook).is_file(), f"{step}: {playbook} is not there for {name}"
