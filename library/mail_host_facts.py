@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -68,6 +69,11 @@ ansible_facts:
       description:
         - The services and timers of systemd that need nothing done. They are active and enabled, and systemd has read
           their unit files as they are now.
+      type: list
+      elements: str
+      sample: [postfix.service]
+    running:
+      description: The services and timers of systemd that are active.
       type: list
       elements: str
       sample: [postfix.service]
@@ -156,11 +162,14 @@ def foreign_listener(port: int, proc: Path = Path("/proc")) -> str:
     return _name(foreign[0]) if foreign else ""
 
 
-def settled_units(shown: str) -> list[str]:
-    """The units that are active, enabled and read as they are on disk, from what `systemctl show` prints."""
+SETTLED = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+RUNNING = {"ActiveState": "active"}
+
+
+def units_that_are(state: Mapping[str, str], shown: str) -> list[str]:
+    """The units whose properties are as in `state`, from what `systemctl show` prints."""
     units = [dict(line.split("=", 1) for line in unit.splitlines() if "=" in line) for unit in shown.split("\n\n")]
-    wanted = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
-    return sorted(unit["Id"] for unit in units if "Id" in unit and wanted.items() <= unit.items())
+    return sorted(unit["Id"] for unit in units if "Id" in unit and state.items() <= unit.items())
 
 
 def show_units() -> str:
@@ -178,6 +187,7 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
     release_file, status_file = root / "etc/os-release", root / "var/lib/dpkg/status"
     release = os_release(release_file.read_text(errors="replace")) if release_file.exists() else {}
     status = status_file.read_text(errors="replace") if status_file.exists() else ""
+    units = show_units()
     passwd_file = root / "etc/passwd"
     passwd = passwd_file.read_text(errors="replace") if passwd_file.exists() else ""
     return {
@@ -186,7 +196,8 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
         "distribution_major_version": release.get("VERSION_ID", "").partition(".")[0],
         "packages": installed_packages(status),
         "users": [line.partition(":")[0] for line in passwd.splitlines() if line],
-        "services": settled_units(show_units()),
+        "services": units_that_are(SETTLED, units),
+        "running": units_that_are(RUNNING, units),
         "port_25": foreign_listener(25, root / "proc"),
         "effective_user_id": os.geteuid(),
         "time_epoch": int(time.time()),

@@ -152,6 +152,7 @@ def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixtur
         "packages",
         "users",
         "services",
+        "running",
         "port_25",
         "time_epoch",
     }
@@ -182,7 +183,9 @@ UnitFileState=enabled
 NeedDaemonReload=yes
 """
 
-    assert mail_host_facts.settled_units(shown) == ["good.service"]
+    assert mail_host_facts.units_that_are(mail_host_facts.SETTLED, shown) == ["good.service"]
+    running = mail_host_facts.units_that_are(mail_host_facts.RUNNING, shown)
+    assert running == ["by-hand.service", "changed.timer", "good.service"]
 
 
 def test_local_users_are_named(tmp_path: Path) -> None:
