@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import durable
 from .trouble import Misconfigured
 
 
@@ -65,23 +66,7 @@ class State:
 
     def _write(self, notes: dict[str, Note]) -> None:
         table = {"version": 1, "messages": {key: dataclasses.asdict(note) for key, note in notes.items()}}
-        temporary = self._path.with_suffix(".new")
-        try:
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(table, file, indent=1)
-                file.flush()
-                if os.geteuid() == 0:  # run by hand: the unit's own user goes on with it
-                    owner = self._path.parent.stat()
-                    os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise Misconfigured(f"{self._path}: {error.strerror}: make room or mend its owner") from error
+        durable.replace(self._path, json.dumps(table, indent=1).encode())
 
 
 @contextmanager
