@@ -27,6 +27,33 @@ GOOD: dict[str, Any] = {
         }
     ],
 }
+OAUTH = {"token_url": "https://login.example.com/token", "client_id": "c", "refresh_token": "r"}
+
+
+def token_login(oauth: dict[str, Any] | None) -> dict[str, Any]:
+    """Changes the mailbox to log in by token."""
+    return {"mailboxes.0.auth": "oauth2", "mailboxes.0.password": "", **({"mailboxes.0.oauth": oauth} if oauth else {})}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "tls", "port"),
+    [("imap", "on_connect", 993), ("imap", "starttls", 143), ("pop3", "on_connect", 995), ("pop3", "starttls", 110)],
+)
+def test_each_way_to_connect_has_its_port(protocol: str, tls: str, port: int) -> None:
+    table = copy.deepcopy(GOOD)
+    table["mailboxes"][0] |= {"protocol": protocol, "tls": tls}
+    assert parse(table, "x").mailboxes[0].port == port
+    table["mailboxes"][0]["port"] = 1143
+    assert parse(table, "x").mailboxes[0].port == 1143
+
+
+def test_a_login_by_token_needs_no_password() -> None:
+    table = copy.deepcopy(GOOD)
+    del table["mailboxes"][0]["password"]
+    table["mailboxes"][0] |= {"auth": "oauth2", "oauth": OAUTH}
+    oauth = parse(table, "x").mailboxes[0].oauth
+    assert oauth is not None
+    assert (oauth.grant, oauth.refresh_token, oauth.client_secret) == ("refresh_token", "r", "")
 
 
 def test_a_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
@@ -61,6 +88,21 @@ def test_a_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
         ({"databases.0.url": "https://odoo.example.com:http"}, r"databases\[0\]\.url: .* is no address"),
         ({"mailboxes.0.database": "test"}, r"mailboxes\[0\]\.database: there is no database 'test' \(known: prod\)"),
         ({"mailboxes.0.name": "../x"}, r"mailboxes\[0\]\.name: '\.\./x' cannot be a file name"),
+        ({"mailboxes.0.protocol": "pop"}, r"mailboxes\[0\]\.protocol: 'pop' is not one of imap, pop3"),
+        ({"mailboxes.0.tls": "none"}, r"mailboxes\[0\]\.tls: 'none' is not one of on_connect, starttls"),
+        ({"mailboxes.0.password": ""}, r"mailboxes\[0\]\.password: is missing"),
+        ({"mailboxes.0.oauth": OAUTH}, r"mailboxes\[0\]\.oauth: is not used: write auth = \"oauth2\""),
+        ({"mailboxes.0.auth": "oauth2"}, r"mailboxes\[0\]\.password: is not used"),
+        (token_login(None), r"mailboxes\[0\]\.oauth: is missing"),
+        (token_login({**OAUTH, "tenant": "t"}), r"mailboxes\[0\]\.oauth\.tenant: unknown key"),
+        (
+            token_login({**OAUTH, "refresh_token": ""}),
+            r"oauth\.refresh_token: is missing: the grant refresh_token needs",
+        ),
+        (token_login({**OAUTH, "grant": "client_credentials"}), r"oauth\.client_secret: is missing"),
+        (token_login({**OAUTH, "token_url": "http://login.example.com/"}), r"oauth\.token_url: .* use https"),
+        (token_login({**OAUTH, "token_url": "login"}), r"oauth\.token_url: 'login' is no address of a token endpoint"),
+        ({"mailboxes.0.protocol": "pop3", "mailboxes.0.host": "pop.gmail.com"}, r"use imap\.gmail\.com"),
         ({"mailboxes.0.routed": "Geroutet-für"}, r"mailboxes\[0\]\.routed: .* plain ASCII"),
     ],
 )

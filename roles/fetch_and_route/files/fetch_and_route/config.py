@@ -20,6 +20,9 @@ from .trouble import Misconfigured
 
 DEFAULT_PATH = Path("/etc/fetch-and-route/config.toml")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+PORTS = {("imap", "on_connect"): 993, ("imap", "starttls"): 143, ("pop3", "on_connect"): 995, ("pop3", "starttls"): 110}
+STANDARD_PORT = -1
+"""Stands for the one in PORTS; no configuration can say it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,28 @@ class Database:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OAuth:
+    """How access tokens for a mailbox are obtained (RFC 6749)."""
+
+    token_url: str
+    """The token endpoint; https except on this very host."""
+    client_id: str
+    """The program's name at the endpoint."""
+    client_secret: str = ""
+    """Name of the secret that holds the client's secret; empty for a public client, which has none."""
+    refresh_token: str = ""
+    """Name of the secret that holds the refresh token a person's authorisation gave."""
+    scope: str = ""
+    """What the token is to allow; empty: what the endpoint takes for granted."""
+    grant: Literal["refresh_token", "client_credentials"] = "refresh_token"
+    """On behalf of the person who authorised it (section 6), or of the client itself (section 4.4)."""
+    ca_file: str = ""
+    """Authority that signed the endpoint's certificate; empty: those the system trusts."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Mailbox:
-    """An IMAP mailbox whose INBOX waits for a database."""
+    """A mailbox whose INBOX waits for a database."""
 
     name: str
     """What logs and commands call it."""
@@ -55,11 +78,11 @@ class Mailbox:
     host: str
     """The server's name, as in its certificate."""
     login: str
-    password: str
-    """Name of the secret that holds the password."""
+    password: str = ""
+    """Name of the secret that holds the password; empty with `oauth`."""
     address: str = ""
     """Where to connect; empty: to `host`. Lets a mail host reach itself without DNS; the name is verified anyway."""
-    port: int = 993
+    port: int = STANDARD_PORT
     ca_file: str = ""
     """Authority that signed the server's certificate; empty: those the system trusts."""
     timeout: int = 60
@@ -69,6 +92,17 @@ class Mailbox:
     quarantine: str = "Quarantine"
     former_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Addresses used earlier, in lower case, each with the address that took its place."""
+    protocol: Literal["imap", "pop3"] = "imap"
+    tls: Literal["on_connect", "starttls"] = "on_connect"
+    """TLS from the first byte, or before anything else is said that matters. Without TLS nothing is."""
+    auth: Literal["password", "oauth2"] = "password"
+    oauth: OAuth | None = None
+    """Where `oauth2` has its access tokens from."""
+
+    def __post_init__(self) -> None:
+        """Choose the protocol's own port where none is given."""
+        if self.port == STANDARD_PORT:
+            object.__setattr__(self, "port", PORTS[self.protocol, self.tls])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,10 +145,11 @@ def parse(table: Mapping[str, Any], where: str) -> Config:
             if name in names[:index]:
                 raise Misconfigured(f"{where}: {kind}[{index}].name: {name!r} is there twice: keep one")
     for index, database in enumerate(config.databases):
-        _check_url(database.url, f"{where}: databases[{index}].url")
+        _check_url(database.url, f"{where}: databases[{index}].url", "an Odoo")
         _check_numbers(database, f"{where}: databases[{index}].")
     for index, mailbox in enumerate(config.mailboxes):
         _check_numbers(mailbox, f"{where}: mailboxes[{index}].")
+        _check_login(mailbox, f"{where}: mailboxes[{index}].")
         for key in ("inbox", "routed", "quarantine"):
             if not getattr(mailbox, key).isascii():
                 raise Misconfigured(f"{where}: mailboxes[{index}].{key}: use a name in plain ASCII")
@@ -144,16 +179,37 @@ def secret(name: str, config_path: Path) -> str:
     return value
 
 
-def _check_url(url: str, where: str) -> None:
+def _check_login(mailbox: Mailbox, where: str) -> None:
+    """What belongs together is there, and nothing that would not be used."""
+    oauth = mailbox.oauth
+    if mailbox.auth == "password":
+        if oauth:
+            raise Misconfigured(f'{where}oauth: is not used: write auth = "oauth2", or remove it')
+        if not mailbox.password:
+            raise Misconfigured(f"{where}password: is missing: name the secret that holds it")
+    else:
+        if mailbox.password:
+            raise Misconfigured(f'{where}password: is not used with auth = "oauth2": remove it')
+        if not oauth:
+            raise Misconfigured(f"{where}oauth: is missing: say where access tokens come from")
+        _check_url(oauth.token_url, f"{where}oauth.token_url", "a token endpoint")
+        needed = "refresh_token" if oauth.grant == "refresh_token" else "client_secret"
+        if not getattr(oauth, needed):
+            raise Misconfigured(f"{where}oauth.{needed}: is missing: the grant {oauth.grant} needs it")
+    if mailbox.protocol == "pop3" and mailbox.host in ("pop.gmail.com", "pop.googlemail.com"):
+        raise Misconfigured(f"{where}host: Gmail shows a message only once over POP3: use imap.gmail.com")
+
+
+def _check_url(url: str, where: str, what: str) -> None:
     try:
         parts = urlsplit(url)
         fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         fine = False
     if not fine:
-        raise Misconfigured(f"{where}: {url!r} is no address of an Odoo: write https://host")
+        raise Misconfigured(f"{where}: {url!r} is no address of {what}: write https://host")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        raise Misconfigured(f"{where}: {url!r} would send the key in clear text: use https")
+        raise Misconfigured(f"{where}: {url!r} would send secrets in clear text: use https")
 
 
 def _check_numbers(table: Config | Database | Mailbox, where: str) -> None:
@@ -166,6 +222,8 @@ def _check_numbers(table: Config | Database | Mailbox, where: str) -> None:
 def _convert(hint: Any, value: object, where: str, at: str) -> Any:
     """Check a TOML value against a field's type and freeze it. `where` and `at` name file and key in errors."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:  # `X | None`: only the default is None, TOML knows none
+        return _convert(arguments[0], value, where, at)
     if dataclasses.is_dataclass(hint):
         if isinstance(value, Mapping):
             return _make(hint, value, where, f"{at}.")
