@@ -41,13 +41,18 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 
 class ImapServer:
-    """Serves one TLS connection by a script; `problems` says where the client did not follow it."""
+    """Serves one connection by a script; `problems` says where the client did not follow it.
 
-    def __init__(self, context: ssl.SSLContext, script: Sequence[Exchange], greeting: bytes) -> None:
+    TLS is there from the start, or with `starttls` after the script has answered that command.
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, script: Sequence[Exchange], greeting: bytes, *, starttls: bool = False
+    ) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
         self.problems: list[str] = []
-        self._context, self._greeting = context, greeting
+        self._context, self._greeting, self._starttls = context, greeting, starttls
         self._script = [*script, ("LOGOUT", b"* BYE\r\n%t OK bye\r\n")]
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -56,7 +61,9 @@ class ImapServer:
         with self._socket, contextlib.suppress(OSError):
             plain, _ = self._socket.accept()
             plain.settimeout(10)
-            with self._context.wrap_socket(plain, server_side=True) as connection, connection.makefile("rb") as lines:
+            with contextlib.ExitStack() as stack:
+                connection = stack.enter_context(plain) if self._starttls else self._upgrade(stack, plain)
+                lines = stack.enter_context(connection.makefile("rb"))
                 connection.sendall(self._greeting)
                 tag = ""
                 for pattern, answer in self._script:
@@ -69,6 +76,12 @@ class ImapServer:
                     if not answer:
                         return
                     connection.sendall(answer.replace(b"%t", tag.encode()))
+                    if line == "STARTTLS" and b"OK" in answer:
+                        connection = self._upgrade(stack, connection)
+                        lines = stack.enter_context(connection.makefile("rb"))
+
+    def _upgrade(self, stack: contextlib.ExitStack, plain: socket.socket) -> ssl.SSLSocket:
+        return stack.enter_context(self._context.wrap_socket(plain, server_side=True))
 
     def end(self) -> None:
         """Wait for the connection's end; fail when the client did not follow the script."""
@@ -85,10 +98,12 @@ ImapScript = Callable[..., ImapServer]
 def imap_server(certificate: Certificate) -> Iterator[ImapScript]:
     servers: list[ImapServer] = []
 
-    def start(*script: Exchange, capabilities: str = "IMAP4rev1 AUTH=PLAIN") -> ImapServer:
-        greeting = f"* OK [CAPABILITY {capabilities}] hello\r\n".encode()
+    def start(
+        *script: Exchange, capabilities: str = "IMAP4rev1 AUTH=PLAIN", starttls: bool = False, welcome: str = "OK"
+    ) -> ImapServer:
+        greeting = f"* {welcome} [CAPABILITY {capabilities}] hello\r\n".encode()
         asked = ("CAPABILITY", f"* CAPABILITY {capabilities}\r\n%t OK done\r\n".encode())
-        servers.append(ImapServer(certificate.context, [asked, *script], greeting))
+        servers.append(ImapServer(certificate.context, [asked, *script], greeting, starttls=starttls))
         return servers[-1]
 
     yield start

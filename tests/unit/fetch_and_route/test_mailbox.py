@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import re
+from typing import Any
+
 import pytest
 
-from fetch_and_route.config import Mailbox
+from fetch_and_route.config import Mailbox, OAuth
 from fetch_and_route.mailbox import SET_LENGTH, ImapMailbox, parse_fetch, uid_sets
 from fetch_and_route.message import made_message_id
 from fetch_and_route.routing import Entry, key_of
-from fetch_and_route.trouble import Denied, Misconfigured, Unavailable
+from fetch_and_route.trouble import Denied, LoginRefused, Misconfigured, Unavailable
 
 from .conftest import Certificate, Exchange, ImapScript
 
@@ -22,6 +26,7 @@ def login(capabilities: str = "IMAP4rev1 UIDPLUS MOVE") -> list[Exchange]:
 
 
 LOGIN = login()
+XOAUTH2 = "IMAP4rev1 AUTH=PLAIN AUTH=XOAUTH2"
 
 
 def select(count: int) -> Exchange:
@@ -151,6 +156,92 @@ def test_the_old_login_where_there_is_no_other(imap_server: ImapScript, certific
     open_mailbox(server.port, certificate, "a\\b").close()
     server = imap_server(capabilities="IMAP4rev1")
     with pytest.raises(Misconfigured, match="change the password"):
+        open_mailbox(server.port, certificate)
+
+
+STARTTLS: dict[str, Any] = {"capabilities": "IMAP4rev1 STARTTLS LOGINDISABLED AUTH=EVIL", "starttls": True}
+
+
+def test_with_starttls_only_what_is_said_after_it_counts(imap_server: ImapScript, certificate: Certificate) -> None:
+    injected = b"* CAPABILITY IMAP4rev1 AUTH=XOAUTH2\r\n* 1 FETCH (UID 66)\r\n%t OK go\r\n* CAPABILITY IMAP4rev1\r\n"
+    server = imap_server(
+        ("STARTTLS", injected),
+        ("CAPABILITY", b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n" + OK),
+        *LOGIN,
+        select(1),
+        (r"UID FETCH 4,66 .*", literal(1, "UID 4", "", b"true") + OK),
+        **STARTTLS,
+    )
+    with open_mailbox(server.port, certificate, tls="starttls") as mailbox:
+        assert mailbox.fetch([4, 66]) == {4: b"true"}
+
+
+def test_capabilities_from_before_tls_do_not_stand_in_for_an_answer(
+    imap_server: ImapScript, certificate: Certificate
+) -> None:
+    injected = b"* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\n%t OK go\r\n"
+    server = imap_server(("STARTTLS", injected), ("CAPABILITY", OK), ("", b""), **STARTTLS)
+    with pytest.raises(Unavailable, match="no CAPABILITY response"):
+        open_mailbox(server.port, certificate, tls="starttls")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "welcome", "text"),
+    [("IMAP4rev1 AUTH=PLAIN", "OK", "offers no STARTTLS"), ("IMAP4rev1 STARTTLS", "PREAUTH", "before TLS")],
+)
+def test_nobody_logs_in_without_tls(
+    imap_server: ImapScript, certificate: Certificate, capabilities: str, welcome: str, text: str
+) -> None:
+    nothing = ("", b"")
+    server = imap_server(nothing, capabilities=capabilities, welcome=welcome, starttls=True)
+    with pytest.raises(Denied, match=f"{text}: use tls = "):
+        open_mailbox(server.port, certificate, tls="starttls")
+
+
+def test_with_starttls_the_certificate_is_verified(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(("STARTTLS", OK), **STARTTLS)
+    with pytest.raises(Denied, match="its certificate is not trusted"):
+        open_mailbox(server.port, certificate, tls="starttls", host="imap.example.com")
+
+
+def test_a_refused_starttls_ends_it(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(("STARTTLS", b"%t NO not now\r\n"), ("", b""), **STARTTLS)
+    with pytest.raises(Unavailable, match="TLS"):
+        open_mailbox(server.port, certificate, tls="starttls")
+
+
+TOKEN: dict[str, Any] = {"auth": "oauth2", "oauth": OAuth(token_url="t", client_id="c", refresh_token="granted")}
+SAID = base64.b64encode(b"user=prod\1auth=Bearer abc\1\1").decode()
+
+
+def test_an_access_token_logs_in(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(
+        ("AUTHENTICATE XOAUTH2", b"+ \r\n"), (re.escape(SAID), OK), LOGIN[-1], select(0), capabilities=XOAUTH2
+    )
+    open_mailbox(server.port, certificate, "abc", **TOKEN).close()
+
+
+def test_a_refused_token_is_told_apart(imap_server: ImapScript, certificate: Certificate) -> None:
+    challenge = b"+ " + base64.b64encode(b'{"status":"401"}') + b"\r\n"
+    server = imap_server(
+        ("AUTHENTICATE XOAUTH2", b"+ \r\n"),
+        (re.escape(SAID), challenge),
+        ("", b"%t NO [AUTHENTICATIONFAILED] Invalid credentials\r\n"),
+        capabilities=XOAUTH2,
+    )
+    with pytest.raises(LoginRefused, match=r"Invalid credentials: check the login 'prod' and .* authorise again"):
+        open_mailbox(server.port, certificate, "abc", **TOKEN)
+
+
+def test_a_server_without_xoauth2_is_named(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server()
+    with pytest.raises(Denied, match="takes no XOAUTH2"):
+        open_mailbox(server.port, certificate, "abc", **TOKEN)
+
+
+def test_a_challenge_that_is_no_base64_is_no_crash(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(("AUTHENTICATE PLAIN", b"+ a\r\n"))
+    with pytest.raises(Unavailable, match="logging in"):
         open_mailbox(server.port, certificate)
 
 

@@ -1,24 +1,26 @@
 """IMAP (RFC 3501 with UIDPLUS, MOVE, RFC 6851): the mailbox that is the queue.
 
-Certificates are always verified. Nothing is ever marked \\Seen: bodies are read by BODY.PEEK. Commands go in batches.
+Certificates are always verified, and nothing that was said before TLS is believed (RFC 3501, section 6.2.1). Nothing is
+ever marked \\Seen: bodies are read by BODY.PEEK. Commands go in batches.
 UIDs are used only within one session, in which they cannot change (RFC 3501, section 2.3.1.1).
 """
 
 from __future__ import annotations
 
+import binascii
 import imaplib
 import re
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from . import message, tls
+from . import message, tls, xoauth2
 from .config import Mailbox
 from .routing import Entry, key_of
-from .trouble import Denied, Misconfigured, Unavailable, one_line
+from .trouble import Denied, LoginRefused, Misconfigured, Unavailable, one_line
 
 WINDOW = 500
 """Messages asked about in one FETCH while looking what is there."""
@@ -37,21 +39,37 @@ class Fetched(NamedTuple):
     content: bytes
 
 
-class _Connection(imaplib.IMAP4_SSL):
-    """TLS from the first byte, to an address that may differ from the name in the certificate."""
+class _Connection(imaplib.IMAP4):
+    """A connection to an address that may differ from the name in the certificate; TLS before any login."""
 
     def __init__(self, config: Mailbox, context: ssl.SSLContext) -> None:
-        self._address = config.address or config.host
+        self._config = config
         self._context = context
-        super().__init__(config.host, config.port, ssl_context=context, timeout=config.timeout)
+        super().__init__(config.host, config.port, timeout=config.timeout)
+        if config.tls == "starttls":
+            try:
+                self._start_tls()
+            except BaseException:
+                with suppress(OSError):
+                    self.shutdown()
+                raise
 
-    def _create_socket(self, timeout: float | None) -> ssl.SSLSocket:
-        plain = socket.create_connection((self._address, self.port), timeout)
-        try:
-            return self._context.wrap_socket(plain, server_hostname=self.host)
-        except BaseException:
-            plain.close()
-            raise
+    def _create_socket(self, timeout: float | None) -> socket.socket:
+        plain = socket.create_connection((self._config.address or self._config.host, self.port), timeout)
+        return plain if self._config.tls == "starttls" else tls.wrap(plain, self._context, self.host)
+
+    def _start_tls(self) -> None:
+        """Upgrade. What came in clear text is forgotten: what is buffered, what is parsed, what the server can."""
+        if self.state != "NONAUTH":  # a greeting of PREAUTH leaves no way to TLS: RFC 9051, section 7.1.4
+            raise tls.Missing("logs us in before TLS")
+        if "STARTTLS" not in self.capabilities:
+            raise tls.Missing("offers no STARTTLS")
+        self.starttls(self._context)  # reads on with an empty buffer, and asks for the capabilities
+
+    def capability(self) -> tuple[str, list[Any]]:
+        """Ask what the server can; what it said unasked, before TLS perhaps, is no answer."""
+        self.untagged_responses.clear()
+        return super().capability()
 
 
 class _NoSuchFolder(Exception):
@@ -62,7 +80,10 @@ class ImapMailbox:
     """A session with one mailbox's inbox selected. Every method raises Unavailable or Denied."""
 
     def __init__(self, config: Mailbox, password: str) -> None:
-        """Connect, log in and select the inbox. Raises Misconfigured, too."""
+        """Connect, log in (by password, or by access token where `auth` says so) and select the inbox.
+
+        Raises LoginRefused and Misconfigured, too.
+        """
         self._config = config
         self._where = f"mailbox {config.name} at {config.host}:{config.port}"
         context = tls.context(config.ca_file)
@@ -166,7 +187,12 @@ class ImapMailbox:
         login = self._config.login
         try:
             with self._explained("logging in"):
-                if "AUTH=PLAIN" in self._imap.capabilities:  # takes any character, LOGIN only ASCII
+                if self._config.auth == "oauth2":
+                    if "AUTH=XOAUTH2" not in self._imap.capabilities:
+                        raise Denied(f"{self._where}: logging in: the server takes no XOAUTH2: use a password")
+                    answers = xoauth2.answers(login, password)
+                    self._imap.authenticate("XOAUTH2", lambda _: next(answers, None))
+                elif "AUTH=PLAIN" in self._imap.capabilities:  # takes any character, LOGIN only ASCII
                     self._imap.authenticate("PLAIN", lambda _: f"\0{login}\0{password}".encode())
                 elif password.isascii() and login.isascii():
                     self._imap.login(login, password)
@@ -175,7 +201,7 @@ class ImapMailbox:
         except _Refused as error:
             if re.search(r"\[(UNAVAILABLE|INUSE|LIMIT|SERVERBUG|CONTACTADMIN)\]", str(error)):  # RFC 5530
                 raise Unavailable(str(error)) from error
-            raise Denied(f"{error}: check the login {login!r} and the secret {self._config.password!r}") from error
+            raise LoginRefused(f"{error}: {xoauth2.remedy(self._config)}") from error
 
     def _select(self, folder: str, *, readonly: bool = False) -> int:
         answer = self._command(f"opening {folder}", self._imap.select, _quoted(folder), readonly)
@@ -213,7 +239,9 @@ class ImapMailbox:
             raise Denied(
                 f"{where}: its certificate is not trusted: {error.verify_message}: trust its authority or mend the name"
             ) from error
-        except (imaplib.IMAP4.abort, EOFError) as error:
+        except tls.Missing as error:
+            raise Denied(f'{where}: the server {error}: use tls = "on_connect" or another server') from error
+        except (imaplib.IMAP4.abort, EOFError, binascii.Error) as error:
             raise Unavailable(f"{where}: the connection broke: {one_line(error)}: the next run tries again") from error
         except OSError as error:
             raise Unavailable(f"{where}: {one_line(error.strerror or error)}: the next run tries again") from error

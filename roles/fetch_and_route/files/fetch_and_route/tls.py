@@ -1,8 +1,13 @@
 """TLS as every connection of the program uses it: certificate and name are always verified."""
 
+import socket
 import ssl
 
 from .trouble import Misconfigured
+
+
+class Missing(Exception):
+    """A server leaves no way to TLS; the text says how."""
 
 
 def context(ca_file: str) -> ssl.SSLContext:
@@ -13,3 +18,12 @@ def context(ca_file: str) -> ssl.SSLContext:
         raise Misconfigured(
             f"{ca_file}: {error.strerror or error}: put the authority's certificate (PEM) there"
         ) from error
+
+
+def wrap(plain: socket.socket, trust: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+    """Speak TLS on a connection, with the host whose name is in the certificate. Raises OSError; closes it then."""
+    try:
+        return trust.wrap_socket(plain, server_hostname=host)
+    except BaseException:
+        plain.close()
+        raise

@@ -21,6 +21,10 @@ class Denied(Trouble):
     exit_code = 77
 
 
+class LoginRefused(Denied):
+    """A server does not take the login; a new access token may help where one is used."""
+
+
 class Misconfigured(Trouble):
     """The configuration or a secret is wrong or missing (EX_CONFIG)."""
 
