@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 import socket
@@ -109,6 +110,140 @@ def imap_server(certificate: Certificate) -> Iterator[ImapScript]:
     yield start
     for server in servers:
         server.end()
+
+
+class PopServer:
+    """A POP3 server with one maildrop, for any number of sessions, one after the other.
+
+    A test sets what it needs before it connects, and reads what the client did.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.messages: dict[str, bytes] = {}
+        """What is in the maildrop, by unique-id; lines end as they are, dots at their start are stuffed."""
+        self.capabilities = ["TOP", "UIDL", "PIPELINING", "SASL PLAIN XOAUTH2"]
+        """Empty: no CAPA."""
+        self.starttls = False
+        self.answers: dict[str, bytes] = {}
+        """Answers to be given instead of the right ones, by command; an empty one: the server hangs up."""
+        self.credentials = [b"\0prod\0secret"]
+        """What AUTH takes; a login by USER and PASS always works."""
+        self.dies_at = 0
+        """The n-th command from now is not heard; the connection breaks. 0: never."""
+        self.commands: list[str] = []
+        self.sessions = 0
+        self.ahead = 0
+        """So many commands were there at once."""
+        self._context = context
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop serving."""
+        self._ended = True
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        self._thread.join(20)
+
+    _ended = False
+
+    def _serve(self) -> None:
+        with self._socket:
+            while True:
+                connection, _ = self._socket.accept()
+                if self._ended:
+                    connection.close()
+                    return
+                connection.settimeout(10)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.sessions += 1
+                with contextlib.suppress(OSError):
+                    self._session(connection)
+
+    def _session(self, connection: socket.socket) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(connection)
+            if not self.starttls:
+                connection = stack.enter_context(self._context.wrap_socket(connection, server_side=True))
+            connection.sendall(self.answers.get("greeting", b"+OK hello\r\n"))
+            drop = list(self.messages.items())
+            deleted: set[str] = set()
+            waiting = b""
+            while True:
+                while b"\r\n" not in waiting:
+                    more = connection.recv(65536)
+                    if not more:
+                        return
+                    waiting += more
+                self.ahead = max(self.ahead, waiting.count(b"\r\n"))
+                line, _, waiting = waiting.partition(b"\r\n")
+                self.dies_at -= 1
+                if self.dies_at == 0:
+                    return
+                command = line.decode()
+                self.commands.append(command)
+                answer = self.answers.get(command)
+                if answer is None:
+                    answer = self._answer(command, drop, deleted)
+                if not answer:
+                    return
+                if command == "QUIT" and answer.startswith(b"+OK"):
+                    for unique in deleted:
+                        del self.messages[unique]
+                connection.sendall(answer)
+                if command == "STLS" and answer.startswith(b"+OK"):
+                    connection = stack.enter_context(self._context.wrap_socket(connection, server_side=True))
+                if command == "QUIT":
+                    return
+
+    def _answer(self, command: str, drop: list[tuple[str, bytes]], deleted: set[str]) -> bytes:
+        words = command.split(" ")
+        there = [(number, unique) for number, (unique, _) in enumerate(drop, 1) if unique not in deleted]
+        if words[0] in ("USER", "PASS", "STLS", "QUIT"):
+            return b"+OK\r\n"
+        if words[0] == "CAPA" and self.capabilities:
+            return self._lines([*self.capabilities, *(["STLS"] if self.starttls else [])])
+        if words[0] == "AUTH":
+            return b"+ \r\n"
+        if words[0] == "STAT":
+            return f"+OK {len(there)} 0\r\n".encode()
+        if words[0] == "LIST":
+            return self._lines([f"{number} {len(drop[number - 1][1])}" for number, _ in there])
+        if words[0] == "UIDL":
+            return self._lines([f"{number} {unique}" for number, unique in there])
+        if words[0] in ("TOP", "RETR", "DELE"):
+            unique, raw = drop[int(words[1]) - 1]
+            if unique in deleted or (words[0] == "TOP" and not self._has_top):
+                return b"-ERR no\r\n"
+            if words[0] == "DELE":
+                deleted.add(unique)
+                return b"+OK\r\n"
+            return b"+OK\r\n" + stuffed(raw.partition(b"\r\n\r\n")[0] if words[0] == "TOP" else raw)
+        if command and base64.b64decode(command) in self.credentials:
+            return b"+OK\r\n"
+        return b"-ERR [AUTH] no\r\n"
+
+    @property
+    def _has_top(self) -> bool:
+        return "TOP" in self.capabilities
+
+    @staticmethod
+    def _lines(lines: Sequence[str]) -> bytes:
+        return "".join(f"{line}\r\n" for line in ["+OK", *lines, "."]).encode()
+
+
+def stuffed(raw: bytes) -> bytes:
+    """A message as POP3 sends it: a dot before each dot that begins a line, and the end. A line ends at CRLF."""
+    return re.sub(rb"(\A|(?<=\r\n))\.", rb"..", raw.removesuffix(b"\r\n") + b"\r\n") + b".\r\n"
+
+
+@pytest.fixture
+def pop_server(certificate: Certificate) -> Iterator[PopServer]:
+    server = PopServer(certificate.context)
+    yield server
+    server.end()
 
 
 class Request(NamedTuple):

@@ -3,6 +3,7 @@
 The mailbox is the queue: INBOX waits, `Routed` is done, `Quarantine` holds what Odoo refused or failed on too often.
 Odoo's database decides what it already has, so the program may die at any instruction and be run again.
 
-`message` and `routing` are pure (bytes in, bytes or decisions out); `mailbox` (IMAP), `odoo` and `state` are the edges;
-`run` joins them; `report` is what a person or the journal sees.
+`message`, `routing` and `xoauth2` are pure (bytes in, bytes or decisions out); `mailbox` (IMAP), `maildrop` (POP3 by
+`pop3`, with `originals` as its quarantine), `oauth`, `odoo` and `state` are the edges, `sources` chooses among the
+first; `run` joins them; `report` is what a person or the journal sees.
 """

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from . import config as configuration
 from .config import Config, Database, Mailbox
-from .mailbox import ImapMailbox
 from .odoo import OdooGateway
 from .report import Report
 from .run import run
+from .sources import queue_for
 from .state import State, lock
 from .trouble import Denied, Trouble
 
@@ -82,7 +82,7 @@ def _run(config: Config, config_path: Path) -> int:
 def _status(config: Config, config_path: Path) -> int:
     def show(mailbox: Mailbox) -> str:
         state = State(Path(config.state_directory), mailbox.name)
-        with ImapMailbox(mailbox, configuration.secret(mailbox.password, config_path)) as session:
+        with queue_for(mailbox, config, config_path) as session:
             routed, quarantine = session.size_of(mailbox.routed), session.message_ids(mailbox.quarantine)
             lines = [
                 f"mailbox {mailbox.name} at {mailbox.host}, for database {mailbox.database}",
@@ -103,7 +103,7 @@ def _status(config: Config, config_path: Path) -> int:
 
 def _check(config: Config, config_path: Path) -> int:
     def mailbox_answers(mailbox: Mailbox) -> str:
-        with ImapMailbox(mailbox, configuration.secret(mailbox.password, config_path)) as session:
+        with queue_for(mailbox, config, config_path) as session:
             if not session.can_move:
                 raise Denied(
                     f"mailbox {mailbox.name} at {mailbox.host}: has neither MOVE nor UIDPLUS: use another server"

@@ -38,6 +38,17 @@ def remove(path: Path) -> None:
         raise _explained(path, error) from error
 
 
+def rename(path: Path, other: Path) -> None:
+    """Rename a file within its directory, if it is there; durable when it returns. Raises Misconfigured."""
+    try:
+        path.replace(other)
+        _sync(other.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _explained(path, error) from error
+
+
 def directory(path: Path) -> Path:
     """Make a directory of mode 0700 and those above it that are missing; returns it. Raises Misconfigured."""
     try:

@@ -15,17 +15,17 @@ from typing import Protocol
 
 from . import config as configuration
 from .config import Config, Database, Mailbox
-from .mailbox import ImapMailbox
 from .message import Prepared, prepare
 from .odoo import Broken, OdooGateway, TooBig
 from .report import Report
 from .routing import Decision, Entry, Folder, Mail, Verdict, batches, decide, key_of, merge
+from .sources import queue_for
 from .state import Note, State
 from .trouble import Trouble
 
 
 class Queue(Protocol):
-    """The part of a mailbox session that the cycle needs; see mailbox.ImapMailbox."""
+    """The part of a mailbox session that the cycle needs; see sources.Source."""
 
     @property
     def count(self) -> int: ...
@@ -59,7 +59,7 @@ def serve(database: Database, config: Config, config_path: Path, report: Report,
         try:
             gateway = gateway or OdooGateway(database, configuration.secret(database.key, config_path))
             state = State(Path(config.state_directory), mailbox.name)
-            with ImapMailbox(mailbox, configuration.secret(mailbox.password, config_path)) as queue:
+            with queue_for(mailbox, config, config_path) as queue:
                 cycle(mailbox, queue, gateway, state, config, report, stop.is_set)
         except Trouble as trouble:
             report.trouble(trouble)
