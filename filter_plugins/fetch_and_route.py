@@ -9,6 +9,20 @@ from typing import Any
 
 CONFIGURATION = "/etc/fetch-and-route"
 PROGRAM = "/usr/local/lib/fetch-and-route/fetch_and_route"
+# Keys that go into the configuration as they are; secrets and authorities go into files that it names.
+MAILBOX_SETTINGS = (
+    "name",
+    "database",
+    "protocol",
+    "host",
+    "tls",
+    "login",
+    "auth",
+    "inbox",
+    "routed",
+    "quarantine",
+)
+OAUTH_SETTINGS = ("token_url", "client_id", "scope", "grant")
 
 
 def routes(
@@ -48,6 +62,45 @@ def routes(
     return made
 
 
+def mailboxes(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for each of `fetch_and_route_mailboxes`: what the configuration says, and the files it names.
+
+    Takes what preflight found sound. An entry has `name`, `settings` and `oauth` (keys and values of the tables
+    `mailboxes` and `mailboxes.oauth`, secrets by their names; `oauth` is empty for a login by password), `secrets`
+    ({name: content}) and `authorities` ({path on the mail host: file on the control node}).
+    """
+    made = []
+    for entry in entries:
+        name = str(entry["name"])
+        table = entry.get("oauth") or {}
+        oauth: dict[str, Any] = {key: str(table[key]) for key in OAUTH_SETTINGS if table.get(key)}
+        settings: dict[str, Any] = {key: str(entry[key]) for key in MAILBOX_SETTINGS if entry.get(key)}
+        settings |= {"port": int(entry["port"])} if entry.get("port") else {}
+        wanted = [
+            (settings, "password", f"mailbox-{name}", entry.get("password")),
+            (oauth, "client_secret", f"oauth-client-{name}", table.get("client_secret")),
+            (oauth, "refresh_token", f"oauth-refresh-{name}", table.get("refresh_token")),
+        ]
+        secrets = {}
+        for target, key, secret, content in wanted:
+            if content:
+                target[key] = secret
+                secrets[secret] = str(content)
+        authorities = {}
+        trusted = [
+            (settings, f"{CONFIGURATION}/{name}-ca.pem", entry.get("ca_file")),
+            (oauth, f"{CONFIGURATION}/{name}-token-endpoint.crt", table.get("ca_file")),
+        ]
+        for target, path, source in trusted:
+            if source:
+                target["ca_file"] = path
+                authorities[path] = str(source)
+        made.append(
+            {"name": name, "settings": settings, "oauth": oauth, "secrets": secrets, "authorities": authorities}
+        )
+    return made
+
+
 def former_addresses(domains: Iterable[Mapping[str, Any]], found: Mapping[str, Iterable[str]]) -> dict[str, str]:
     """Addresses used earlier for catchall or bounce, in lower case, each with today's.
 
@@ -73,6 +126,33 @@ def former_addresses(domains: Iterable[Mapping[str, Any]], found: Mapping[str, I
 def sources(entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """The files on the control node that the routes name, to be read if they exist."""
     return [entry[key] for entry in entries for key in ("key_source", "ca_source") if entry[key]]
+
+
+def mailbox_sources(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The files on the control node that mailboxes elsewhere name, to be read if they exist."""
+    return [source for entry in entries for source in entry["authorities"].values()]
+
+
+def mailbox_files(
+    entries: Iterable[Mapping[str, Any]], texts: Mapping[str, str], check_mode: bool
+) -> list[dict[str, Any]]:
+    """The secrets and authorities of mailboxes elsewhere as entries of the module host_files.
+
+    `texts` has the files on the control node by path. Raises ValueError with one line when one is missing, but not in
+    check mode, since an earlier role may make it.
+    """
+    files: list[dict[str, Any]] = []
+    for entry in entries:
+        for name, content in entry["secrets"].items():
+            path = f"{CONFIGURATION}/secrets/{name}"
+            files.append({"path": path, "content": f"{content.strip()}\n", "mode": "0600", "sensitive": True})
+        for path, source in entry["authorities"].items():
+            if source not in texts and not check_mode:
+                raise ValueError(
+                    f"mailbox {entry['name']}: there is no file {source}: correct ca_file in fetch_and_route_mailboxes"
+                )
+            files.append({"path": path, "content": texts.get(source, "")})
+    return files
 
 
 def secret_files(
@@ -127,4 +207,7 @@ class FilterModule:
             "fetch_and_route_sources": sources,
             "fetch_and_route_secrets": secret_files,
             "fetch_and_route_program": program_files,
+            "fetch_and_route_mailboxes": mailboxes,
+            "fetch_and_route_mailbox_sources": mailbox_sources,
+            "fetch_and_route_mailbox_files": mailbox_files,
         }

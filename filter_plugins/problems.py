@@ -28,6 +28,7 @@ RESERVED = ("postmaster", "abuse")
 KEY_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 CONTACTS = ("everyone", "partners", "followers")  # who may write to an alias: mail.alias.alias_contact in Odoo
 DEBIAN = ("12", "13")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 DATABASE_KEYS = ("name", "url", "login", "password", "ca_file", "domains")
 DOMAIN_KEYS = (
@@ -41,6 +42,23 @@ DOMAIN_KEYS = (
     "aliases",
     "people",
 )
+MAILBOX_KEYS = (
+    "name",
+    "database",
+    "protocol",
+    "host",
+    "port",
+    "tls",
+    "ca_file",
+    "login",
+    "auth",
+    "password",
+    "oauth",
+    "inbox",
+    "routed",
+    "quarantine",
+)
+OAUTH_KEYS = ("token_url", "client_id", "client_secret", "refresh_token", "scope", "grant", "ca_file")
 ALIAS_KEYS = ("name", "model", "record", "contact")
 PERSON_KEYS = ("name", "relay_to")
 ZONE_KEYS = ("name", "server", "port", "key_name", "key_algorithm", "key_file")
@@ -406,6 +424,85 @@ def zone_problems(zones: object) -> list[str]:
     return problems.lines
 
 
+def _one_of(*words: str) -> Check:
+    return lambda text: "" if text in words else f"cannot be: use one of {', '.join(words)}"
+
+
+def _folder_problem(name: str) -> str:
+    return "" if name.isascii() and name.isprintable() else "is no folder we can name: use a name in plain ASCII"
+
+
+def _token_url_problem(url: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+        fine = safe and bool(parts.hostname) and not re.search(r"\s", url)
+    except ValueError:
+        fine = False
+    return "" if fine else "is no token endpoint: write https:// and the rest, as its provider says"
+
+
+def _oauth_problems(problems: Problems, where: str, value: object) -> None:
+    oauth = problems.dictionary(where, value, OAUTH_KEYS)
+    if oauth is None:
+        return
+    remedy = "say where access tokens come from, https://..."
+    problems.text(f"{where}.token_url", oauth.get("token_url"), _token_url_problem, remedy)
+    problems.text(f"{where}.client_id", oauth.get("client_id"), missing="give the application's id at the provider")
+    grant = oauth.get("grant", "refresh_token")
+    problems.text(f"{where}.grant", grant, _one_of("refresh_token", "client_credentials"), "leave it out")
+    own = grant == "client_credentials"
+    remedy = "give what a person's authorisation gave, from Ansible Vault"
+    problems.text(f"{where}.refresh_token", oauth.get("refresh_token"), missing="" if own else remedy)
+    remedy = "give the application's secret, from Ansible Vault" if own else ""
+    problems.text(f"{where}.client_secret", oauth.get("client_secret"), missing=remedy)
+    problems.text(f"{where}.scope", oauth.get("scope"))
+    problems.text(f"{where}.ca_file", oauth.get("ca_file"), _ca_file_problem)
+
+
+def mailbox_problems(mailboxes: object, databases: object) -> list[str]:
+    """Problems of `fetch_and_route_mailboxes`, one line each. Takes anything, raises nothing, shows no secret."""
+    problems = Problems()
+    known = [entry["name"] for entry in _whole(databases, ["name"])]
+    names = {name.lower() for name in known}
+    for variable, entry in problems.items("fetch_and_route_mailboxes", mailboxes):
+        mailbox = problems.dictionary(variable, entry, MAILBOX_KEYS)
+        if mailbox is None:
+            continue
+        remedy = "is no name: use letters, digits and . _ -"
+        name = problems.text(f"{variable}.name", mailbox.get("name"), matches(DATABASE, remedy), "give it one")
+        if name.lower() in names:
+            problems.add(f"{variable}.name", f"{name} is a database's or another mailbox's: choose another name")
+        names.add(name.lower() or variable)
+        remedy = "name the database its mail goes to"
+        problems.text(f"{variable}.database", mailbox.get("database"), _one_of(*known), remedy)
+        host = problems.text(f"{variable}.host", mailbox.get("host"), host_problem, "name the server")
+        protocol = mailbox.get("protocol", "imap")
+        problems.text(f"{variable}.protocol", protocol, _one_of("imap", "pop3"), "leave it out for imap")
+        if protocol == "pop3" and host in ("pop.gmail.com", "pop.googlemail.com"):
+            problems.add(f"{variable}.host", "Gmail shows a message only once over POP3: use imap.gmail.com")
+        port = mailbox.get("port", 993)
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            problems.add(f"{variable}.port", f"{shown(port)} is no port: a number from 1 to 65535")
+        tls = mailbox.get("tls", "on_connect")
+        problems.text(f"{variable}.tls", tls, _one_of("on_connect", "starttls"), "leave it out for on_connect")
+        problems.text(f"{variable}.ca_file", mailbox.get("ca_file"), _ca_file_problem)
+        problems.text(f"{variable}.login", mailbox.get("login"), missing="give the user's name at the server")
+        for key in ("inbox", "routed", "quarantine"):
+            problems.text(f"{variable}.{key}", mailbox.get(key), _folder_problem)
+        auth = mailbox.get("auth", "password")
+        problems.text(f"{variable}.auth", auth, _one_of("password", "oauth2"), "leave it out for password")
+        if auth == "oauth2":
+            _oauth_problems(problems, f"{variable}.oauth", mailbox.get("oauth"))
+        elif not is_empty(mailbox.get("oauth")):
+            problems.add(f"{variable}.oauth", "is not used: write auth: oauth2, or remove it")
+        remedy = "" if auth == "oauth2" else "give the login's password, from Ansible Vault"
+        problems.text(f"{variable}.password", mailbox.get("password"), missing=remedy)  # no check: never shown
+        if auth == "oauth2" and not is_empty(mailbox.get("password")):
+            problems.add(f"{variable}.password", "is not used with auth: oauth2: remove it")
+    return problems.lines
+
+
 def _key_name_problem(name: str) -> str:
     labels = name.lower().removesuffix(".").split(".")
     return "" if all(ZONE_LABEL.fullmatch(label) for label in labels) else "is no name of a key: see your name server"
@@ -519,6 +616,7 @@ class FilterModule:
             "askable_databases": askable_databases,
             "host_problems": host_problems,
             "inventory_problems": inventory_problems,
+            "mailbox_problems": mailbox_problems,
             "only_odoo_online": only_odoo_online,
             "problem_count": problem_count,
             "problem_list": problem_list,

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
-from filter_plugins.fetch_and_route import FilterModule, former_addresses, program_files, routes, secret_files, sources
+from fetch_and_route.config import Mailbox, OAuth, parse
+from filter_plugins.fetch_and_route import (
+    MAILBOX_SETTINGS,
+    OAUTH_SETTINGS,
+    FilterModule,
+    former_addresses,
+    mailbox_files,
+    mailbox_sources,
+    mailboxes,
+    program_files,
+    routes,
+    secret_files,
+    sources,
+)
 
+TEMPLATES = Path(__file__).resolve().parents[3] / "roles/fetch_and_route/templates/etc"
 DATABASE: dict[str, Any] = {
     "name": "prod",
     "url": "https://odoo.example.com",
@@ -83,6 +102,120 @@ def test_what_is_missing_is_said_but_not_in_check_mode(
     assert len(secret_files([(route, "pass")], texts, check_mode=True)) == 3
 
 
+PLAIN = {
+    "name": "old",
+    "database": "prod",
+    "protocol": "pop3",
+    "host": "pop.provider.example",
+    "port": "1995",
+    "login": "info@example.com",
+    "password": "hunter2",
+    "ca_file": "/c/provider.pem",
+}
+BY_TOKEN = {
+    "name": "info",
+    "database": "prod",
+    "host": "imap.provider.example",
+    "login": "info@example.com",
+    "auth": "oauth2",
+    "oauth": {
+        "token_url": "https://login.provider.example/token",
+        "client_id": "me",
+        "client_secret": "c-secret",
+        "refresh_token": "r-secret\n",
+        "ca_file": "/c/login.pem",
+    },
+}
+
+
+def test_a_mailbox_elsewhere_is_told_by_names_of_secrets() -> None:
+    plain, by_token = mailboxes([PLAIN, BY_TOKEN])
+    assert plain == {
+        "name": "old",
+        "settings": {
+            "name": "old",
+            "database": "prod",
+            "protocol": "pop3",
+            "host": "pop.provider.example",
+            "login": "info@example.com",
+            "port": 1995,
+            "password": "mailbox-old",
+            "ca_file": "/etc/fetch-and-route/old-ca.pem",
+        },
+        "oauth": {},
+        "secrets": {"mailbox-old": "hunter2"},
+        "authorities": {"/etc/fetch-and-route/old-ca.pem": "/c/provider.pem"},
+    }
+    assert by_token["settings"]["auth"] == "oauth2"
+    assert "password" not in by_token["settings"]
+    assert by_token["oauth"] == {
+        "token_url": "https://login.provider.example/token",
+        "client_id": "me",
+        "client_secret": "oauth-client-info",
+        "refresh_token": "oauth-refresh-info",
+        "ca_file": "/etc/fetch-and-route/info-token-endpoint.crt",
+    }
+    assert mailbox_sources([plain, by_token]) == ["/c/provider.pem", "/c/login.pem"]
+
+
+def test_the_program_understands_what_is_written_for_it() -> None:
+    database = {"name": "prod", "url": "https://x", "protocol": "json2", "login": "g", "key": "k", "action": 7}
+    table = [
+        {**entry["settings"], **({"oauth": entry["oauth"]} if entry["oauth"] else {})}
+        for entry in mailboxes([PLAIN, BY_TOKEN])
+    ]
+    config = parse({"databases": [database], "mailboxes": table}, "x")
+    assert [mailbox.port for mailbox in config.mailboxes] == [1995, 993]
+    assert {*MAILBOX_SETTINGS, "port", "password", "ca_file", "oauth"} <= {
+        field.name for field in dataclasses.fields(Mailbox)
+    }
+    assert {*OAUTH_SETTINGS, "client_secret", "refresh_token", "ca_file"} == {
+        field.name for field in dataclasses.fields(OAuth)
+    }
+
+
+def test_its_secrets_are_files_of_root_alone() -> None:
+    texts = {"/c/provider.pem": "PEM1", "/c/login.pem": "PEM2"}
+    secret = {"mode": "0600", "sensitive": True}
+    made = mailboxes([PLAIN, BY_TOKEN])
+    assert mailbox_files(made, texts, check_mode=False) == [
+        {"path": "/etc/fetch-and-route/secrets/mailbox-old", "content": "hunter2\n", **secret},
+        {"path": "/etc/fetch-and-route/old-ca.pem", "content": "PEM1"},
+        {"path": "/etc/fetch-and-route/secrets/oauth-client-info", "content": "c-secret\n", **secret},
+        {"path": "/etc/fetch-and-route/secrets/oauth-refresh-info", "content": "r-secret\n", **secret},
+        {"path": "/etc/fetch-and-route/info-token-endpoint.crt", "content": "PEM2"},
+    ]
+    with pytest.raises(ValueError, match=r"mailbox old: there is no file /c/provider\.pem: correct ca_file"):
+        mailbox_files(made, {}, check_mode=False)
+    assert len(mailbox_files(made, {}, check_mode=True)) == 5
+
+
+def test_the_configuration_and_the_unit_name_them() -> None:
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 -- no HTML
+    environment.filters |= {"comment": lambda text: f"# {text}", "to_json": as_json}
+    values: dict[str, Any] = {
+        "__fetch_and_route_routes": [ROUTE],
+        "__fetch_and_route_mailboxes": mailboxes([PLAIN, BY_TOKEN]),
+    }
+    values |= {"ansible_managed": "managed", "fetch_and_route_attempts": 5}
+    values |= {"fetch_and_route_imap_host": "mail.example.com", "fetch_and_route_imap_address": "127.0.0.1"}
+    text = environment.from_string((TEMPLATES / "fetch-and-route/config.toml.j2").read_text()).render(values)
+    config = parse(tomllib.loads(text), "x")
+    assert [mailbox.name for mailbox in config.mailboxes] == ["prod", "old", "info"]
+    assert config.mailboxes[0].former_names == ROUTE["former_names"]
+    assert config.mailboxes[2].oauth is not None
+    assert config.mailboxes[2].oauth.refresh_token == "oauth-refresh-info"
+    assert not [secret for secret in ("hunter2", "c-secret", "r-secret") if secret in text]
+    unit = environment.from_string((TEMPLATES / "systemd/system/fetch-and-route.service.j2").read_text()).render(values)
+    secrets = "/etc/fetch-and-route/secrets"
+    for name in ("mailbox-prod", "gateway-prod", "mailbox-old", "oauth-client-info", "oauth-refresh-info"):
+        assert f"LoadCredential={name}:{secrets}/{name}\n" in unit
+
+
+def as_json(value: object, ensure_ascii: bool = True) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii)
+
+
 def test_the_program_is_its_modules() -> None:
     assert program_files([("/r/files/x/b.py", "2"), ("/r/files/x/a.py", "1")]) == [
         {"path": "/usr/local/lib/fetch-and-route/fetch_and_route/a.py", "content": "1"},
@@ -96,4 +229,7 @@ def test_the_names_that_the_role_uses() -> None:
         "fetch_and_route_sources",
         "fetch_and_route_secrets",
         "fetch_and_route_program",
+        "fetch_and_route_mailboxes",
+        "fetch_and_route_mailbox_sources",
+        "fetch_and_route_mailbox_files",
     }

@@ -19,6 +19,7 @@ from filter_plugins.problems import (
     host_problems,
     inventory_problems,
     local_part_problem,
+    mailbox_problems,
     only_odoo_online,
     problem_count,
     problem_list,
@@ -616,7 +617,8 @@ ANYTHING = st.recursive(
 
 @given(ANYTHING | st.lists(ANYTHING, max_size=3))
 def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
-    for lines in (inventory_problems(value), zone_problems(value), host_problems(value)):
+    mailboxes = mailbox_problems(value, value)
+    for lines in (inventory_problems(value), zone_problems(value), host_problems(value), mailboxes):
         for line in lines:
             assert isinstance(line, str)
             assert len(line.splitlines()) == 1
@@ -640,11 +642,102 @@ def test_nothing_in_a_sound_domain_makes_a_filter_fail(key: str, value: Any) -> 
     askable_databases(databases)
 
 
+MAILBOX: dict[str, Any] = {
+    "name": "info",
+    "database": "prod",
+    "protocol": "pop3",
+    "host": "pop.provider.example",
+    "port": 1110,
+    "tls": "starttls",
+    "ca_file": "/c/ca.pem",
+    "login": "info@example.com",
+    "password": "hunter2",
+    "inbox": "INBOX",
+    "routed": "Done",
+    "quarantine": "Odd",
+}
+OAUTH = {
+    "token_url": "https://login.provider.example/token?v=2",
+    "client_id": "me",
+    "client_secret": "hunter2",
+    "refresh_token": "hunter3",
+    "scope": "https://mail.provider.example/ offline_access",
+    "ca_file": "/c/ca.pem",
+}
+BY_TOKEN = {"name": "t", "database": "prod", "host": "h.example.com", "login": "l", "auth": "oauth2", "oauth": OAUTH}
+OWN = {"token_url": "http://127.0.0.1:8080/", "client_id": "c", "client_secret": "s", "grant": "client_credentials"}
+
+
+def test_sound_mailboxes_have_no_problems() -> None:
+    assert mailbox_problems(None, None) == []
+    mailboxes = [MAILBOX, BY_TOKEN, {**BY_TOKEN, "name": "own", "oauth": OWN}]
+    assert mailbox_problems(mailboxes, [SOUND]) == []
+
+
+@pytest.mark.parametrize(
+    ("mailbox", "problem"),
+    [
+        ({**MAILBOX, "name": None}, "fetch_and_route_mailboxes[0].name: is missing: give it one"),
+        ({**MAILBOX, "name": "a/b"}, ".name: 'a/b' is no name: use letters"),
+        ({**MAILBOX, "name": "Prod"}, ".name: Prod is a database's or another mailbox's: choose another name"),
+        ({**MAILBOX, "database": "test"}, ".database: 'test' cannot be: use one of prod"),
+        ({**MAILBOX, "database": None}, ".database: is missing"),
+        ({**MAILBOX, "host": "mail"}, "is no host name"),
+        ({**MAILBOX, "host": "pop.gmail.com"}, "[info].host: Gmail shows a message only once over POP3"),
+        ({**MAILBOX, "protocol": "pop"}, "'pop' cannot be: use one of imap, pop3"),
+        ({**MAILBOX, "port": "993"}, "'993' is no port"),
+        ({**MAILBOX, "tls": "none"}, "'none' cannot be: use one of on_connect, starttls"),
+        ({**MAILBOX, "ca_file": "ca.pem"}, "is a relative path"),
+        ({**MAILBOX, "login": ""}, ".login: is missing"),
+        ({**MAILBOX, "password": None}, ".password: is missing: give the login's password, from Ansible Vault"),
+        ({**MAILBOX, "password": 1}, ".password: is a number, not text"),
+        ({**MAILBOX, "quarantine": "Quarantäne"}, ".quarantine: 'Quarantäne' is no folder we can name"),
+        ({**MAILBOX, "auth": "ntlm"}, "'ntlm' cannot be: use one of password, oauth2"),
+        ({**MAILBOX, "oauth": OAUTH}, ".oauth: is not used: write auth: oauth2, or remove it"),
+        ({**MAILBOX, "pasword": "x"}, "has no 'pasword': write password"),
+        ({**BY_TOKEN, "password": "hunter2"}, ".password: is not used with auth: oauth2: remove it"),
+        ({**BY_TOKEN, "oauth": None}, ".oauth: is nothing, not a dictionary: give token_url"),
+        ({**BY_TOKEN, "oauth": {**OAUTH, "tenant": "t"}}, "[t].oauth: has no 'tenant'"),
+        ({**BY_TOKEN, "oauth": {**OAUTH, "token_url": "http://login.example.com/"}}, "is no token endpoint"),
+        ({**BY_TOKEN, "oauth": {**OAUTH, "token_url": "https://[x"}}, "is no token endpoint"),
+        ({**BY_TOKEN, "oauth": {**OAUTH, "client_id": ""}}, ".oauth.client_id: is missing"),
+        ({**BY_TOKEN, "oauth": {**OAUTH, "refresh_token": ""}}, ".oauth.refresh_token: is missing"),
+        ({**BY_TOKEN, "oauth": {**OWN, "client_secret": ""}}, ".oauth.client_secret: is missing"),
+        ({**BY_TOKEN, "oauth": {**OAUTH, "grant": "password"}}, "use one of refresh_token, client_credentials"),
+        ({**BY_TOKEN, "oauth": {**OAUTH, "ca_file": "ca.pem"}}, ".oauth.ca_file: 'ca.pem' is a relative path"),
+        ("info", "fetch_and_route_mailboxes[0]: is text, not a dictionary"),
+    ],
+)
+def test_a_mailbox_with_a_problem(mailbox: Any, problem: str) -> None:
+    (line,) = mailbox_problems([mailbox], [SOUND])
+    assert problem in line
+    assert line.startswith("fetch_and_route_mailboxes[")
+    assert "hunter" not in line
+
+
+def test_two_mailboxes_have_two_names() -> None:
+    (line,) = mailbox_problems([MAILBOX, {**BY_TOKEN, "name": "INFO"}], [SOUND])
+    assert line.startswith("fetch_and_route_mailboxes[INFO].name: INFO is a database's or another mailbox's")
+
+
+@given(st.sampled_from([*sorted(MAILBOX), "auth", "oauth"]), ANYTHING)
+def test_nothing_in_a_sound_mailbox_makes_a_filter_fail(key: str, value: Any) -> None:
+    for mailbox in (MAILBOX, BY_TOKEN):
+        assert all(line.isprintable() for line in mailbox_problems([{**mailbox, key: value}], [SOUND]))
+
+
+@given(st.sampled_from([*sorted(OAUTH), "grant"]), ANYTHING)
+def test_nothing_in_a_sound_oauth_makes_a_filter_fail(key: str, value: Any) -> None:
+    lines = mailbox_problems([{**BY_TOKEN, "oauth": {**OAUTH, key: value}}], [SOUND])
+    assert all(line.isprintable() for line in lines)
+
+
 def test_the_filters_have_names() -> None:
     assert sorted(FilterModule().filters()) == [
         "askable_databases",
         "host_problems",
         "inventory_problems",
+        "mailbox_problems",
         "only_odoo_online",
         "problem_count",
         "problem_list",
