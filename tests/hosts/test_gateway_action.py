@@ -66,7 +66,13 @@ class Gateway:
 
     def call(self, entries: list[dict[str, str]], xmlrpc: bool = False) -> list[dict[str, Any]]:
         """Call the action as the router does."""
-        context = {"mailroom": {"version": 1, "messages": entries}}
+        verdicts: list[dict[str, Any]] = self.run({"messages": entries}, xmlrpc)["verdicts"]
+        assert [verdict.pop("id") for verdict in verdicts] == [entry["id"] for entry in entries]
+        return verdicts
+
+    def run(self, asked: dict[str, Any], xmlrpc: bool = False) -> dict[str, Any]:
+        """Run the action; returns its answer."""
+        context = {"mailroom": {"version": 1, **asked}}
         if xmlrpc or self.major < 19:  # JSON-2 came with 19
             answer = self.bot.call("ir.actions.server", "run", [self.action], context=context)
         else:
@@ -74,9 +80,8 @@ class Gateway:
             answer = self.bot.json2(self.key, "ir.actions.server", "run", body)
         assert answer["type"] == "ir.actions.act_window_close"
         assert answer["mailroom"]["version"] == 1
-        verdicts: list[dict[str, Any]] = answer["mailroom"]["verdicts"]
-        assert [verdict.pop("id") for verdict in verdicts] == [entry["id"] for entry in entries]
-        return verdicts
+        found: dict[str, Any] = answer["mailroom"]
+        return found
 
     def stored(self, message: EmailMessage) -> list[dict[str, Any]]:
         """The messages Odoo has stored under this Message-ID."""
@@ -305,6 +310,18 @@ def test_a_bounce_turns_the_notification_red(gateway: Gateway) -> None:
     domain = [["mail_message_id", "=", sent["id"]], ["res_partner_id", "=", partner]]
     (notification,) = gateway.admin.search_read("mail.notification", domain, ["notification_status"])
     assert notification["notification_status"] == "bounce"
+
+
+@pytest.mark.parametrize("xmlrpc", [False, True], ids=["json2", "xmlrpc"])
+def test_where_a_message_is_can_be_asked_without_handing_it_over(gateway: Gateway, xmlrpc: bool) -> None:
+    message, lead = gateway.lead()
+    stranger = gateway.mail(gateway.alias("crm.team"))
+    identities = [str(stranger["Message-ID"]), f" {message['Message-ID']} "]
+    answer = gateway.run({"find": identities}, xmlrpc)
+    assert answer["verdicts"] == []
+    assert answer["found"] == [{**lead, "verdict": "known", "message_id": str(message["Message-ID"])}]
+    assert gateway.records(stranger) == [], "nothing was made of asking"
+    assert gateway.run({"find": []}, xmlrpc)["found"] == []
 
 
 @pytest.mark.parametrize("xmlrpc", [False, True], ids=["json2", "xmlrpc"])

@@ -5,7 +5,8 @@
 # closures and, up to 14, f-strings.  `env`, `b64decode` and `UserError` are given.  The caller's context holds
 #   {"mailroom": {"version": 1, "messages": [{"id": ..., "message_id": "<a@b>", "raw": base64}, ...]}}
 # and the answer's "verdicts" say for each: routed, duplicate, bounce, ignored, refused, error or retry; never None,
-# which XML-RPC cannot carry.
+# which XML-RPC cannot carry.  "find": ["<a@b>", ...] in it asks, changing nothing, where Odoo has these messages; the
+# answer's "found" has an entry for each place, none for what Odoo does not have.
 #
 # mypy: disable-error-code="name-defined"
 # ruff: noqa: F821
@@ -172,7 +173,8 @@ def refusal(error: Exception) -> "dict[str, Any]":
 
 
 superuser = env(user=1, context={})  # as in Odoo's own fetching; the caller's context would drag the raw mail along
-messages = (env.context.get("mailroom") or {}).get("messages") or []
+asked = env.context.get("mailroom") or {}
+messages = asked.get("messages") or []
 keys = [clean(message.get("message_id") or message["id"]).strip() for message in messages]
 known = {}  # type: dict[str, Any]
 if keys:
@@ -227,4 +229,11 @@ for number, message in enumerate(messages):
         # would mark it as broken from a second connection and wait for us for ever (_message_route_process).
         stop = "an alias was used for the first time: ask again for the rest"
 
-action = {"type": "ir.actions.act_window_close", "mailroom": {"version": 1, "verdicts": verdicts}}
+wanted = [clean(message_id).strip() for message_id in asked.get("find") or []]
+found = []
+for row in find(env.cr, wanted) if wanted else []:
+    place = at("known", row[1:], "")
+    place["message_id"] = row[0]
+    found.append(place)
+
+action = {"type": "ir.actions.act_window_close", "mailroom": {"version": 1, "verdicts": verdicts, "found": found}}

@@ -12,7 +12,7 @@ import pytest
 
 from fetch_and_route.config import Database
 from fetch_and_route.message import Prepared
-from fetch_and_route.odoo import Broken, OdooGateway, TooBig
+from fetch_and_route.odoo import Broken, Known, OdooGateway, TooBig
 from fetch_and_route.routing import Verdict
 from fetch_and_route.trouble import Denied, Misconfigured, Unavailable
 
@@ -177,6 +177,45 @@ def test_a_ping_turns_everything_but_a_refusal_into_unavailable(http_server: Htt
             gateway.ping()
     with pytest.raises(Denied):
         gateway.ping()
+    gateway.close()
+
+
+FOUND = [
+    {"message_id": "<1@x>", "mail_message_id": 5, "model": "crm.lead", "res_id": 7, "verdict": "known", "reason": ""},
+    {"message_id": "<1@x>", "mail_message_id": 6, "model": False, "res_id": False},
+]
+
+
+def test_where_a_message_is_can_be_asked_without_handing_it_over(http_server: HttpServer) -> None:
+    known = {"mailroom": {"version": 1, "verdicts": [], "found": FOUND}}
+    http_server.answers = [(200, json.dumps(known).encode()), (200, rpc(9)), (200, rpc(known))]
+    for protocol in ("json2", "xmlrpc"):
+        gateway = OdooGateway(config(http_server, protocol), "sesame")
+        assert gateway.find(["<1@x>", "<2\ufffd@x>"]) == [Known("<1@x>", 5, "crm.lead/7"), Known("<1@x>", 6, "")]
+        gateway.close()
+    sent = json.loads(http_server.requests[0].body)["context"]["mailroom"]
+    assert sent == {"version": 1, "messages": [], "find": ["<1@x>", "<2\ufffd@x>"]}
+    arguments: Any
+    arguments, _ = xmlrpc.client.loads(http_server.requests[2].body)
+    assert arguments[6]["context"]["mailroom"] == sent
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "text"),
+    [
+        (200, json.dumps(answer()).encode(), Denied, "does not know this: run the role odoo_mail"),
+        (200, b"false", Denied, "run the role odoo_mail"),
+        (500, b"{}", Unavailable, "HTTP 500"),
+        (401, b"", Denied, "HTTP 401"),
+    ],
+)
+def test_no_answer_is_not_taken_for_odoo_has_nothing(
+    http_server: HttpServer, status: int, body: bytes, kind: type[Exception], text: str
+) -> None:
+    http_server.answers = [(status, body)]
+    gateway = OdooGateway(config(http_server), "sesame")
+    with pytest.raises(kind, match=text):
+        gateway.find(["<1@x>"])
     gateway.close()
 
 

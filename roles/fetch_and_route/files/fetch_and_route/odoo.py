@@ -5,7 +5,8 @@ One call carries many messages, each as base64 of its bytes, and answers a verdi
     context = {"mailroom": {"version": 1, "messages": [{"id", "message_id", "raw"}]}}
     answer = {"mailroom": {"version": 1, "verdicts": [{"id", "verdict", "model", "res_id", "reason"}]}}
 
-An answer that is anything else is never taken as done.
+With "find": [Message-IDs] in the context, "found" in the answer has [{"message_id", "mail_message_id", "model",
+"res_id"}] of those that Odoo has; that changes nothing there. An answer that is anything else is never taken as done.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import ssl
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 from xml.parsers.expat import ExpatError
 
@@ -41,6 +42,14 @@ class Broken(Trouble):
 
 class TooBig(Broken):
     """Odoo or a proxy in front of it does not take so many bytes (HTTP 413)."""
+
+
+class Known(NamedTuple):
+    """A message that Odoo has: its Message-ID, the number of its mail.message, its record (`model/id`, or empty)."""
+
+    message_id: str
+    number: int
+    record: str
 
 
 class OdooGateway:
@@ -72,8 +81,7 @@ class OdooGateway:
 
     def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
         """Hand messages over; one verdict for each, in their order. Raises Unavailable, Denied and Broken."""
-        call = self._call_json2 if self._config.protocol == "json2" else self._call_xmlrpc
-        answer = call(messages)
+        answer = self._call(messages)
         try:
             found = {str(item["id"]): _verdict(item) for item in answer["mailroom"]["verdicts"]}
         except (TypeError, KeyError, AttributeError) as error:
@@ -81,9 +89,27 @@ class OdooGateway:
         missing = Verdict("error", reason="Odoo's answer has no verdict for this message")
         return [found.get(str(number), missing) for number in range(len(messages))]
 
-    def _call_json2(self, messages: Sequence[Prepared]) -> Any:
-        head = f'{{"ids": [{self._config.action}], "context": {{"mailroom": {{"version": 1, "messages": ['.encode()
-        body = [head]
+    def find(self, message_ids: Sequence[str]) -> list[Known]:
+        """Ask where Odoo has these messages, oldest first; it changes nothing there. Raises Unavailable and Denied."""
+        try:
+            answer = self._call((), message_ids)
+        except Broken as error:
+            raise Unavailable(str(error)) from error
+        try:
+            return [
+                Known(str(item["message_id"]), int(item["mail_message_id"]), _record(item))
+                for item in answer["mailroom"]["found"]
+            ]
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise Denied(f"{self._where}: the gateway action does not know this: run the role odoo_mail") from error
+
+    def _call(self, messages: Sequence[Prepared], find: Sequence[str] = ()) -> Any:
+        call = self._call_json2 if self._config.protocol == "json2" else self._call_xmlrpc
+        return call(messages, find)
+
+    def _call_json2(self, messages: Sequence[Prepared], find: Sequence[str]) -> Any:
+        asked = f'"version": 1, "find": {json.dumps(list(find))}, "messages": ['
+        body = [f'{{"ids": [{self._config.action}], "context": {{"mailroom": {{{asked}'.encode()]
         for number, message in enumerate(messages):
             start = (
                 f'{"," if number else ""}{{"id": "{number}", "message_id": {json.dumps(message.message_id)}, "raw": "'
@@ -104,7 +130,7 @@ class OdooGateway:
         reason = value.get("message") if isinstance(value, dict) else value
         raise Broken(f"{self._where}: HTTP {status}: {one_line(reason)}")
 
-    def _call_xmlrpc(self, messages: Sequence[Prepared]) -> Any:
+    def _call_xmlrpc(self, messages: Sequence[Prepared], find: Sequence[str]) -> Any:
         login: tuple[Any, ...] = (self._config.name, self._config.login, self._key, {})
         self._uid = self._uid or self._xmlrpc("common", "authenticate", login)
         if not self._uid:
@@ -113,7 +139,7 @@ class OdooGateway:
             {"id": str(number), "message_id": message.message_id, "raw": base64.b64encode(message.raw).decode()}
             for number, message in enumerate(messages)
         ]
-        context = {"mailroom": {"version": 1, "messages": batch}}
+        context = {"mailroom": {"version": 1, "find": list(find), "messages": batch}}
         arguments = [[self._config.action]]
         call = (self._config.name, self._uid, self._key, "ir.actions.server", "run", arguments, {"context": context})
         return self._xmlrpc("object", "execute_kw", call)
@@ -201,8 +227,11 @@ def _verdict(item: Mapping[str, Any]) -> Verdict:
     word, reason = item["verdict"], one_line(item.get("reason") or "")
     if word not in WORDS:
         return Verdict("error", reason=f"Odoo's answer has an unknown verdict {one_line(word)!r}")
-    record = f"{item['model']}/{item['res_id']}" if item.get("model") and item.get("res_id") else ""
-    return Verdict(cast(Word, word), record, reason)
+    return Verdict(cast(Word, word), _record(item), reason)
+
+
+def _record(item: Mapping[str, Any]) -> str:
+    return f"{item['model']}/{item['res_id']}" if item.get("model") and item.get("res_id") else ""
 
 
 def _excerpt(answer: bytes) -> str:
