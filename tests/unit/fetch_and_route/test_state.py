@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,30 @@ def test_notes_outlive_the_program(state_directory: Path) -> None:
     assert State(state_directory, "prod")["<a@x>"] is None
 
 
+def test_two_who_change_different_notes_at_once_both_do(state_directory: Path) -> None:
+    run = State(state_directory, "prod")
+    run.update({"<a@x>": NOTE, "<b@x>": NOTE})
+    person = State(state_directory, "prod")
+    run.update({"<c@x>": NOTE})
+    person.update({"<a@x>": replace(NOTE, attempts=0), "<b@x>": None})
+    run.update({"<c@x>": replace(NOTE, attempts=3)})
+    assert run["<a@x>"] == replace(NOTE, attempts=0), "what was not known here is what the file says"
+    last = State(state_directory, "prod")
+    assert [last[f"<{name}@x>"] for name in "abc"] == [replace(NOTE, attempts=0), None, replace(NOTE, attempts=3)]
+
+
+def test_many_who_write_at_once_lose_nothing(state_directory: Path) -> None:
+    def write(name: str) -> None:
+        state = State(state_directory, "prod")
+        for number in range(10):
+            state.update({f"<{name}{number}@x>": NOTE})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    last = State(state_directory, "prod")
+    assert all(last[f"<{name}{number}@x>"] for name in "abcd" for number in range(10))
+
+
 def test_nothing_is_written_when_nothing_changes(state_directory: Path) -> None:
     state = State(state_directory, "prod")
     state.update({"<a@x>": None})
@@ -34,7 +60,7 @@ def test_nothing_is_written_when_nothing_changes(state_directory: Path) -> None:
     state.update({"<a@x>": NOTE})
     (state_directory / "prod.json").unlink()
     state.update({"<a@x>": NOTE})
-    assert list(state_directory.iterdir()) == []
+    assert not (state_directory / "prod.json").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"messages": {"a": {}}}', b'{"messages": 1}', b"\xff"])

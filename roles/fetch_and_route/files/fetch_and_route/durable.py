@@ -19,7 +19,7 @@ def replace(path: Path, content: bytes) -> None:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - fd
             file.write(content)
             file.flush()
-            _give_away(file.fileno(), path.parent)
+            give_away(file.fileno(), path.parent)
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync(path.parent)
@@ -58,7 +58,7 @@ def directory(path: Path) -> Path:
             path.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                _give_away(descriptor, path.parent)
+                give_away(descriptor, path.parent)
             finally:
                 os.close(descriptor)
             _sync(path.parent)
@@ -67,8 +67,9 @@ def directory(path: Path) -> Path:
     return path
 
 
-def _give_away(descriptor: int, parent: Path) -> None:
-    if os.geteuid() == 0:  # run by hand: the unit's own user goes on with it
+def give_away(descriptor: int, parent: Path) -> None:
+    """Let what root makes belong to the owner of the directory it is in: the unit's own user goes on with it."""
+    if os.geteuid() == 0:
         owner = parent.stat()
         os.fchown(descriptor, owner.st_uid, owner.st_gid)
 

@@ -2,7 +2,7 @@
 
 One JSON file per mailbox, keyed by Message-ID and replaced in one instant, written before the message is moved: what is
 in quarantine has its reason here whatever dies. Losing the file loses no mail: counts begin anew, reasons are still in
-the journal.
+the journal. A person's command may change notes while a run does: each adds its own to what the file holds by then.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,18 +36,8 @@ class State:
         """Read the notes; a file that cannot be understood counts as empty. Raises Misconfigured."""
         self._path = directory / f"{mailbox}.json"
         self._notes: dict[str, Note] = {}
-        try:
-            table = json.loads(self._path.read_text(encoding="utf-8"))
-            self._notes = {
-                key: Note(int(note["attempts"]), str(note["reason"]), tuple(note["recipients"]), int(note["at"]))
-                for key, note in table["messages"].items()
-            }
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise Misconfigured(f"{self._path}: {error.strerror}: run this as root") from error
-        except (ValueError, TypeError, KeyError, AttributeError):
-            self._notes = {}
+        self._version: tuple[int, ...] = ()
+        self._read()
 
     def __getitem__(self, message_id: str) -> Note | None:
         """The note about a message, None when there is none."""
@@ -55,18 +45,63 @@ class State:
 
     def update(self, notes: dict[str, Note | None]) -> None:
         """Add notes, or remove those given as None; durable when it returns. Raises Misconfigured."""
-        merged = {key: note for key, note in {**self._notes, **notes}.items() if note is not None}
-        if merged != self._notes:
-            self._write(merged)
-            self._notes = merged
+        if _merged(self._notes, notes) == self._notes:
+            return
+        with self._alone():
+            self._read()
+            merged = _merged(self._notes, notes)
+            if merged != self._notes:
+                self._write(merged)
+                self._notes = merged
 
     def keep_only(self, wanted: Callable[[str], bool]) -> None:
         """Forget the messages whose Message-ID is not wanted. Raises Misconfigured."""
         self.update({key: None for key in self._notes if not wanted(key)})
 
+    def _read(self) -> None:
+        """Take the file's notes, unless it is the one that was read or written last."""
+        try:
+            status = self._path.stat()
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if version == self._version:
+                return
+            table = json.loads(self._path.read_text(encoding="utf-8"))
+            self._notes = {
+                key: Note(int(note["attempts"]), str(note["reason"]), tuple(note["recipients"]), int(note["at"]))
+                for key, note in table["messages"].items()
+            }
+            self._version = version
+        except FileNotFoundError:
+            self._notes = {}
+        except OSError as error:
+            raise Misconfigured(f"{self._path}: {error.strerror}: run this as root") from error
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._notes = {}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from writing meanwhile; they wait for milliseconds. The file itself is replaced, so not that."""
+        path = self._path.with_suffix(".lock")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                durable.give_away(descriptor, path.parent)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Misconfigured(f"{path}: {error.strerror}: make room or mend its owner") from error
+
     def _write(self, notes: dict[str, Note]) -> None:
         table = {"version": 1, "messages": {key: dataclasses.asdict(note) for key, note in notes.items()}}
         durable.replace(self._path, json.dumps(table, indent=1).encode())
+        status = self._path.stat()
+        self._version = (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _merged(notes: Mapping[str, Note], changes: Mapping[str, Note | None]) -> dict[str, Note]:
+    return {key: note for key, note in {**notes, **changes}.items() if note is not None}
 
 
 @contextmanager
