@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fetch_and_route.config import Mailbox, OAuth
-from fetch_and_route.mailbox import SET_LENGTH, ImapMailbox, parse_fetch, uid_sets
+from fetch_and_route.mailbox import SET_LENGTH, ImapMailbox, Listed, parse_fetch, uid_sets
 from fetch_and_route.message import made_message_id
 from fetch_and_route.routing import Entry, key_of
 from fetch_and_route.trouble import Denied, LoginRefused, Misconfigured, Unavailable
@@ -131,6 +131,54 @@ def test_the_quarantine_is_listed_and_the_inbox_selected_again(
     with open_mailbox(server.port, certificate) as mailbox:
         assert mailbox.message_ids("Quarantine") == ["<q@x>"]
         assert mailbox.message_ids("Routed") == []
+
+
+def test_what_is_in_another_folder_can_be_read_moved_and_removed(
+    imap_server: ImapScript, certificate: Certificate
+) -> None:
+    listing = literal(1, "UID 7 RFC822.SIZE 5", "HEADER.FIELDS (MESSAGE-ID)", b"Message-ID: <q@x>\r\n\r\n")
+    server = imap_server(
+        *LOGIN,
+        select(0),
+        (r'STATUS "Quarantine" .*', b'* STATUS "Quarantine" (MESSAGES 1)\r\n' + OK),
+        ('SELECT "Quarantine"', b"* 1 EXISTS\r\n" + OK),
+        (r"FETCH 1:1 .*", listing + OK),
+        (r"UID FETCH 7 .*", literal(1, "UID 7", "", b"A") + OK),
+        ('UID MOVE 7 "INBOX"', OK),
+        (r"UID STORE 7 \+FLAGS\.SILENT \(\\Deleted\)", OK),
+        ("UID EXPUNGE 7", OK),
+        select(1),
+        (r'STATUS "Routed" .*', b"%t NO no such mailbox\r\n"),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        with mailbox.opened("Quarantine", writable=True) as listed:
+            assert listed == [Listed(7, "<q@x>")]
+            assert mailbox.fetch([7]) == {7: b"A"}
+            mailbox.move([7], "INBOX")
+            mailbox.remove([7])
+        assert mailbox.count == 1
+        with mailbox.opened("Routed") as listed:
+            assert listed == []
+
+
+def test_without_uidplus_nothing_is_removed(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(*login("IMAP4rev1 MOVE"), select(1))
+    with open_mailbox(server.port, certificate) as mailbox, pytest.raises(Denied, match="no UIDPLUS: remove them with"):
+        mailbox.remove([4])
+
+
+def test_a_folder_is_made_only_where_there_is_none(imap_server: ImapScript, certificate: Certificate) -> None:
+    server = imap_server(
+        *LOGIN,
+        select(0),
+        (r'STATUS "Routed" .*', b'* STATUS "Routed" (MESSAGES 0)\r\n' + OK),
+        (r'STATUS "Quarantine" .*', b"%t NO no such mailbox\r\n"),
+        ('CREATE "Quarantine"', OK),
+        ('SUBSCRIBE "Quarantine"', OK),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert not mailbox.make("Routed")
+        assert mailbox.make("Quarantine")
 
 
 @pytest.mark.parametrize(

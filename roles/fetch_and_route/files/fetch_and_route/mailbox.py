@@ -39,6 +39,13 @@ class Fetched(NamedTuple):
     content: bytes
 
 
+class Listed(NamedTuple):
+    """A message in a folder that is open."""
+
+    uid: int
+    message_id: str
+
+
 class _Connection(imaplib.IMAP4):
     """A connection to an address that may differ from the name in the certificate; TLS before any login."""
 
@@ -145,8 +152,7 @@ class ImapMailbox:
             try:
                 self._move(uid_set, folder)
             except _NoSuchFolder:
-                self._command(f"making folder {folder}", self._imap.create, _quoted(folder))
-                self._command(f"subscribing to {folder}", self._imap.subscribe, _quoted(folder))
+                self._make(folder)
                 self._move(uid_set, folder)
 
     def size_of(self, folder: str) -> int:
@@ -158,11 +164,38 @@ class ImapMailbox:
 
     def message_ids(self, folder: str) -> list[str]:
         """The Message-IDs in another folder, oldest first. The inbox is selected again afterwards."""
-        found: list[str] = []
-        if self.size_of(folder):
-            found = [identity for _, _, identity in self._scan(self._select(folder, readonly=True))]
-            self._count = self._select(self._config.inbox)
-        return found
+        with self.opened(folder) as listed:
+            return [identity for _, identity in listed]
+
+    @contextmanager
+    def opened(self, folder: str, *, writable: bool = False) -> Iterator[list[Listed]]:
+        """Open a folder for a while: fetch, move and remove act on it. Yields what is in it, nothing if it is missing.
+
+        What has no Message-ID comes last. The inbox is selected again afterwards.
+        """
+        if not self.size_of(folder):
+            yield []
+            return
+        count = self._select(folder, readonly=not writable)
+        yield [Listed(uid, identity) for uid, _, identity in self._scan(count)]
+        self._count = self._select(self._config.inbox)
+
+    def remove(self, uids: Sequence[int]) -> None:
+        """Remove messages for good; messages that are gone meanwhile do not matter."""
+        if uids and "UIDPLUS" not in self._capabilities:
+            raise Denied(
+                f"{self._where}: removing messages: the server has no UIDPLUS: remove them with a mail program"
+            )
+        for uid_set in uid_sets(uids):
+            self._remove(uid_set, "removing messages")
+
+    def make(self, folder: str) -> bool:
+        """Make sure that there is such a folder; returns whether it had to be made."""
+        with self._explained(f"looking at {folder}"):
+            answer, _ = self._imap.status(_quoted(folder), "(MESSAGES)")
+        if answer != "OK":
+            self._make(folder)
+        return answer != "OK"
 
     def _scan(self, count: int) -> Iterator[tuple[int, int, str]]:
         """UID, size and Message-ID of the selected folder's `count` messages, those without one last.
@@ -207,6 +240,10 @@ class ImapMailbox:
         answer = self._command(f"opening {folder}", self._imap.select, _quoted(folder), readonly)
         return int(answer[0] or 0)
 
+    def _make(self, folder: str) -> None:
+        self._command(f"making folder {folder}", self._imap.create, _quoted(folder))
+        self._command(f"subscribing to {folder}", self._imap.subscribe, _quoted(folder))
+
     def _move(self, uid_set: str, folder: str) -> None:
         doing = f"moving messages to {folder}"
         if "MOVE" in self._capabilities:
@@ -215,6 +252,9 @@ class ImapMailbox:
         if "UIDPLUS" not in self._capabilities:
             raise Denied(f"{self._where}: {doing}: the server has neither MOVE nor UIDPLUS: use another server")
         self._command(doing, self._imap.uid, "COPY", uid_set, _quoted(folder))
+        self._remove(uid_set, doing)
+
+    def _remove(self, uid_set: str, doing: str) -> None:
         self._command(doing, self._imap.uid, "STORE", uid_set, "+FLAGS.SILENT", r"(\Deleted)")
         self._command(doing, self._imap.uid, "EXPUNGE", uid_set)
 
