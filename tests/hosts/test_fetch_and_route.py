@@ -179,6 +179,23 @@ def test_mail_that_odoo_refuses_is_quarantined_with_its_reason(mailroom: Mailroo
     assert "No possible route" in after[1]
 
 
+def test_a_quarantined_message_is_explained_shown_and_tried_again(mailroom: Mailroom) -> None:
+    message_id = mailroom.put(mailroom.mail(), f"nobody-{uuid.uuid4().hex[:8]}@{DOMAIN}")
+    assert mailroom.run() == 0
+    bare = message_id[1:-1]  # a shell takes <> for something else
+    explained = HOSTS.ssh(HOSTS.mail, "fetch-and-route", "explain", bare)
+    assert re.search(r"mailbox \S+: in Quarantine, .*No possible route", explained)
+    assert "Odoo has no message with this Message-ID" in explained
+    assert message_id in HOSTS.ssh(HOSTS.mail, "fetch-and-route", "quarantine", "list")
+    assert f"Subject: {mailroom.tag}" in HOSTS.ssh(HOSTS.mail, "fetch-and-route", "quarantine", "show", bare)
+    HOSTS.ssh(HOSTS.mail, "fetch-and-route", "quarantine", "retry", bare)
+    assert mailroom.folders(message_id) == ["INBOX"]
+    assert mailroom.run() == 0
+    assert mailroom.folders(message_id) == ["Quarantine"], "the unit's own user goes on with the notes root changed"
+    HOSTS.ssh(HOSTS.mail, "fetch-and-route", "quarantine", "drop", "--yes", bare)
+    assert mailroom.folders(message_id) == []
+
+
 def test_a_message_that_odoo_has_already_is_not_posted_twice(mailroom: Mailroom) -> None:
     message_id = mailroom.put(mailroom.mail(), SALES)
     assert mailroom.run() == 0

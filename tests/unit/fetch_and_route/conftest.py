@@ -315,3 +315,33 @@ def state_directory(tmp_path: Path) -> Path:
     directory = tmp_path / "state"
     directory.mkdir()
     return directory
+
+
+Configure = Callable[..., Path]
+"""Writes a configuration: the port of all Odoos, and for each mailbox its name and port. Returns its path."""
+
+
+@pytest.fixture
+def configure(
+    tmp_path: Path, state_directory: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> Configure:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (tmp_path / "secrets").mkdir()
+    for name in ("key", "password"):
+        (tmp_path / "secrets" / name).write_text("secret")
+
+    def write(odoo_port: int, **imap_ports: int) -> Path:
+        lines = [f'state_directory = "{state_directory}"']
+        for name, port in imap_ports.items():
+            lines += [
+                f'[[databases]]\nname = "{name}"\nurl = "http://127.0.0.1:{odoo_port}"\nprotocol = "json2"',
+                'login = "gate"\nkey = "key"\naction = 7',
+                f'[[mailboxes]]\nname = "{name}"\ndatabase = "{name}"\nhost = "mail.example.com"',
+                f'address = "127.0.0.1"\nport = {port}\nlogin = "{name}"\npassword = "password"',
+                f'ca_file = "{certificate.ca_file}"',
+            ]
+        path = tmp_path / "config.toml"
+        path.write_text("\n".join(lines))
+        return path
+
+    return write

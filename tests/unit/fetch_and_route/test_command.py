@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from fetch_and_route.__main__ import main
 from fetch_and_route.state import Note, State, lock
 
-from .conftest import Certificate, Exchange, HttpServer, ImapScript
+from .conftest import Configure, Exchange, HttpServer, ImapScript
 from .test_mailbox import LOGIN, OK, literal, login, select
 
 RAW = b"Delivered-To: sales@example.com\r\nReceived: x\r\nMessage-ID: <1@x>\r\n\r\nhello"
@@ -25,9 +25,7 @@ ONE_MESSAGE: list[Exchange] = [
     ('UID MOVE 4 "Routed"', OK),
 ]
 ROUTED = {"mailroom": {"version": 1, "verdicts": [{"id": "0", "verdict": "routed", "model": "crm.lead", "res_id": 7}]}}
-PONG = json.dumps({"mailroom": {"version": 1, "verdicts": []}}).encode()
-
-Configure = Callable[..., Path]
+PONG = json.dumps({"mailroom": {"version": 1, "verdicts": [], "found": []}}).encode()
 
 
 @pytest.fixture(autouse=True)
@@ -39,32 +37,6 @@ def own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.fixture
-def configure(
-    tmp_path: Path, state_directory: Path, certificate: Certificate, monkeypatch: pytest.MonkeyPatch
-) -> Configure:
-    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    (tmp_path / "secrets").mkdir()
-    for name in ("key", "password"):
-        (tmp_path / "secrets" / name).write_text("secret")
-
-    def write(odoo_port: int, **imap_ports: int) -> Path:
-        lines = [f'state_directory = "{state_directory}"']
-        for name, port in imap_ports.items():
-            lines += [
-                f'[[databases]]\nname = "{name}"\nurl = "http://127.0.0.1:{odoo_port}"\nprotocol = "json2"',
-                'login = "gate"\nkey = "key"\naction = 7',
-                f'[[mailboxes]]\nname = "{name}"\ndatabase = "{name}"\nhost = "mail.example.com"',
-                f'address = "127.0.0.1"\nport = {port}\nlogin = "{name}"\npassword = "password"',
-                f'ca_file = "{certificate.ca_file}"',
-            ]
-        path = tmp_path / "config.toml"
-        path.write_text("\n".join(lines))
-        return path
-
-    return write
-
-
 def test_a_message_goes_all_the_way(
     configure: Configure, imap_server: ImapScript, http_server: HttpServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +44,21 @@ def test_a_message_goes_all_the_way(
     config = configure(http_server.server_port, prod=imap_server(*ONE_MESSAGE).port)
     assert main(["--config", str(config), "run"]) == 0
     assert "message-id=<1@x> mailbox=prod recipients=sales@example.com verdict=routed" in capsys.readouterr().out
+
+
+def test_machines_get_an_object_for_each_message(
+    configure: Configure, imap_server: ImapScript, http_server: HttpServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = configure(http_server.server_port, prod=imap_server(*ONE_MESSAGE).port)
+    assert main(["--config", str(config), "run", "--json"]) == 0
+    message, end = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (message["message_id"], message["recipients"], message["record"]) == (
+        "<1@x>",
+        ["sales@example.com"],
+        "crm.lead/7",
+    )
+    assert (end["event"], end["verdicts"]) == ("end", {"routed": 1})
 
 
 def test_a_database_that_is_down_delays_no_other(
@@ -143,10 +130,17 @@ def test_check_tries_everything_and_says_what_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     http_server.answers = [(200, PONG)]
-    config = configure(http_server.server_port, prod=imap_server(*LOGIN, select(2)).port)
+    folders: list[Exchange] = [
+        (r'STATUS "Routed" .*', b'* STATUS "Routed" (MESSAGES 0)\r\n' + OK),
+        (r'STATUS "Quarantine" .*', b"%t NO no such mailbox\r\n"),
+        ('CREATE "Quarantine"', OK),
+        ('SUBSCRIBE "Quarantine"', OK),
+    ]
+    config = configure(http_server.server_port, prod=imap_server(*LOGIN, select(2), *folders).port)
     assert main(["--config", str(config), "check"]) == 0
+    port = config.read_text().partition("port = ")[2].splitlines()[0]
     assert capsys.readouterr().out.splitlines() == [
-        f"ok: mailbox prod at mail.example.com:{config.read_text().partition('port = ')[2].splitlines()[0]}: 2 waiting",
+        f"ok: mailbox prod at mail.example.com:{port}: 2 waiting; folders INBOX, Routed, Quarantine (made now)",
         f"ok: database prod at http://127.0.0.1:{http_server.server_port}: the gateway action answers",
     ]
     unable = imap_server(*login("IMAP4rev1"), select(2)).port

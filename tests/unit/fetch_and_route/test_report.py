@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
@@ -31,6 +32,34 @@ def test_a_line_per_message_that_no_message_can_forge() -> None:
     )
     assert lines[2].startswith("2 messages in ")
     assert lines[2].endswith(": 1 refused, 1 routed")
+
+
+def test_machines_get_one_json_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    output = io.StringIO()
+    report = Report(output, terminal=True, as_json=True)
+    report.waiting(2)
+    report.message("prod", FORGED, *REFUSED)
+    report.batch_done()
+    report.trouble(Unavailable("away"))
+    report.say("hello")
+    report.finish()
+    message, trouble, information, end = map(json.loads, output.getvalue().splitlines())
+    assert message == {
+        "event": "message",
+        "message_id": FORGED.message_id,
+        "mailbox": "prod",
+        "recipients": ["sales@example.com"],
+        "verdict": "refused",
+        "record": "",
+        "folder": "Quarantine",
+        "attempts": 0,
+        "seconds": 0.1,
+        "reason": "no route",
+    }
+    assert trouble == {"event": "trouble", "text": "away", "exit_code": 75}
+    assert information == {"event": "information", "text": "hello"}
+    assert (end["messages"], end["verdicts"]) == (1, {"refused": 1})
 
 
 def test_the_journal_learns_what_needs_a_person(monkeypatch: pytest.MonkeyPatch) -> None:

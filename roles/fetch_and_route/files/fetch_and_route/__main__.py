@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
+from . import commands
 from . import config as configuration
-from .config import Config, Database, Mailbox
-from .odoo import OdooGateway
+from .config import Config
 from .report import Report
 from .run import run
-from .sources import queue_for
-from .state import State, lock
-from .trouble import Denied, Trouble
+from .state import lock
+from .trouble import Trouble
 
 EXIT_CODES = """\
 exit codes:
   0   done, or nothing to do, or another run is at it
+  1   no such message in quarantine
   2   wrong use of this command
   75  a server is away or busy: mail waits, the next run tries again
   77  a server refuses us: mail waits until a person acts on the line printed
@@ -32,6 +31,29 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        config = configuration.load(options.config)
+        if getattr(options, "mailbox", None):
+            chosen = tuple(mailbox for mailbox in config.mailboxes if mailbox.name == options.mailbox)
+            if not chosen:
+                names = ", ".join(mailbox.name for mailbox in config.mailboxes)
+                parser.error(f"there is no mailbox {options.mailbox!r} (known: {names})")
+            databases = tuple(entry for entry in config.databases if entry.name == chosen[0].database)
+            config = dataclasses.replace(config, mailboxes=chosen, databases=databases)
+        return _dispatch(options, config)
+    except Trouble as trouble:
+        print(f"fetch-and-route: {trouble}", file=sys.stderr)
+        return trouble.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130  # as a shell says of a command that SIGINT ended
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fetch-and-route",
         description="Hand the mail that waits in a mailbox to Odoo: each message once, none lost.",
@@ -39,29 +61,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, default=configuration.DEFAULT_PATH, help="default: %(default)s")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("run", help="route what waits now, then end")
-    commands.add_parser("status", help="show what waits, what is routed, what is in quarantine and why")
-    check = commands.add_parser("check", help="try the configuration, every mailbox and every gateway action")
+    json_option, mailbox_option, one = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    json_option.add_argument("--json", action="store_true", help="for machines: JSON instead of text")
+    mailbox_option.add_argument("--mailbox", metavar="NAME", help="this mailbox only; default: all")
+    one.add_argument("message_id", metavar="MESSAGE-ID", help="with or without <>")
+
+    actions = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    actions.add_parser("run", parents=[json_option], help="route what waits now, then end")
+    actions.add_parser(
+        "status",
+        parents=[json_option, mailbox_option],
+        help="show what waits, what is routed, what is in quarantine and why",
+    )
+    actions.add_parser(
+        "explain",
+        parents=[json_option, mailbox_option, one],
+        help="say where a message is, and why; Odoo is asked, too",
+    )
+    check = actions.add_parser(
+        "check", parents=[json_option], help="try the configuration, every mailbox and folder, every gateway action"
+    )
     check.add_argument("--offline", action="store_true", help="the configuration only; ask no server, read no secret")
-    options = parser.parse_args(arguments)
-    try:
-        config = configuration.load(options.config)
-        if options.command == "run":
-            return _run(config, options.config)
-        if options.command == "status":
-            return _status(config, options.config)
-        return 0 if options.offline else _check(config, options.config)
-    except Trouble as trouble:
-        print(f"fetch-and-route: {trouble}", file=sys.stderr)
-        return trouble.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+
+    quarantine = actions.add_parser("quarantine", help="look at what Odoo refused, try it again or remove it")
+    acts = quarantine.add_subparsers(dest="act", required=True, metavar="ACTION")
+    acts.add_parser("list", parents=[json_option, mailbox_option], help="what is there, and why")
+    show = acts.add_parser("show", parents=[mailbox_option, one], help="the reason and the header of a message")
+    show.add_argument("--raw", action="store_true", help="the whole message as it is, and nothing else")
+    retry = acts.add_parser("retry", parents=[mailbox_option], help="let messages wait again, attempts forgotten")
+    which = retry.add_mutually_exclusive_group(required=True)
+    which.add_argument("message_ids", metavar="MESSAGE-ID", nargs="*", default=[], help="with or without <>")
+    which.add_argument("--all", action="store_true", help="all that is in quarantine")
+    drop = acts.add_parser("drop", parents=[mailbox_option, one], help="remove a message for good")
+    drop.add_argument("--yes", action="store_true", help="do not ask; needed where nobody can be asked")
+    return parser
 
 
-def _run(config: Config, config_path: Path) -> int:
-    report = Report(sys.stdout)
+def _dispatch(options: argparse.Namespace, config: Config) -> int:
+    asker = commands.Asker(config, options.config, getattr(options, "json", False))
+    match options.command, getattr(options, "act", ""):
+        case "run", _:
+            return _run(config, options.config, as_json=options.json)
+        case "status", _:
+            return commands.status(asker)
+        case "explain", _:
+            return commands.explain(asker, options.message_id)
+        case "check", _:
+            return 0 if options.offline else commands.check(asker)
+        case _, "list":
+            return commands.quarantine_list(asker)
+        case _, "show":
+            return commands.quarantine_show(asker, options.message_id, raw=options.raw)
+        case _, "retry":
+            return commands.quarantine_retry(asker, None if options.all else options.message_ids)
+        case _:
+            return commands.quarantine_drop(asker, options.message_id, yes=options.yes)
+
+
+def _run(config: Config, config_path: Path, *, as_json: bool) -> int:
+    report = Report(sys.stdout, as_json=as_json)
     stop = threading.Event()
 
     def end_after_this_batch(number: int, _: object) -> None:
@@ -77,65 +135,6 @@ def _run(config: Config, config_path: Path) -> int:
         code = run(config, config_path, report, stop)
         report.finish()
         return code
-
-
-def _status(config: Config, config_path: Path) -> int:
-    def show(mailbox: Mailbox) -> str:
-        state = State(Path(config.state_directory), mailbox.name)
-        with queue_for(mailbox, config, config_path) as session:
-            routed, quarantine = session.size_of(mailbox.routed), session.message_ids(mailbox.quarantine)
-            lines = [
-                f"mailbox {mailbox.name} at {mailbox.host}, for database {mailbox.database}",
-                f"  waiting    {session.count:>7}",
-                f"  routed     {routed:>7}",
-                f"  quarantine {len(quarantine):>7}",
-            ]
-        for message_id in quarantine:
-            note = state[message_id]
-            at = time.strftime("%Y-%m-%d %H:%M", time.localtime(note.at)) if note else "?"
-            recipients = ", ".join(note.recipients) if note else ""
-            lines.append(f"    {at}  {message_id}  {recipients}".rstrip())
-            lines.append(f"      {note.reason if note else 'no reason is noted here: search the journal for this id'}")
-        return "\n".join(lines)
-
-    return _each([partial(show, mailbox) for mailbox in config.mailboxes])
-
-
-def _check(config: Config, config_path: Path) -> int:
-    def mailbox_answers(mailbox: Mailbox) -> str:
-        with queue_for(mailbox, config, config_path) as session:
-            if not session.can_move:
-                raise Denied(
-                    f"mailbox {mailbox.name} at {mailbox.host}: has neither MOVE nor UIDPLUS: use another server"
-                )
-            return f"ok: mailbox {mailbox.name} at {mailbox.host}:{mailbox.port}: {session.count} waiting"
-
-    def database_answers(database: Database) -> str:
-        gateway = OdooGateway(database, configuration.secret(database.key, config_path))
-        try:
-            gateway.ping()
-        finally:
-            gateway.close()
-        return f"ok: database {database.name} at {database.url}: the gateway action answers"
-
-    return _each(
-        [
-            *(partial(mailbox_answers, mailbox) for mailbox in config.mailboxes),
-            *(partial(database_answers, database) for database in config.databases),
-        ]
-    )
-
-
-def _each(questions: Sequence[Callable[[], str]]) -> int:
-    """Print each answer, or what went wrong, and go on; returns the highest exit code."""
-    code = 0
-    for question in questions:
-        try:
-            print(question())
-        except Trouble as trouble:
-            print(f"FAILED: {trouble}")
-            code = max(code, trouble.exit_code)
-    return code
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What a person or the journal sees of a run.
 
 On a terminal: a progress line for the backlog and, above it, only what needs a person. Otherwise one line per message
-in `key=value` form, values with spaces or odd characters in JSON quotes, so that no message can forge a line.
+in `key=value` form, values with spaces or odd characters in JSON quotes, so that no message can forge a line; or, for
+machines, one JSON object per line.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ BAR = 24
 class Report:
     """Collects and shows; used by several threads at once."""
 
-    def __init__(self, stream: TextIO, *, terminal: bool | None = None) -> None:
+    def __init__(self, stream: TextIO, *, terminal: bool | None = None, as_json: bool = False) -> None:
         """Write to `stream`; whether that is a terminal is found out unless it is given."""
         self._stream = stream
-        self._terminal = stream.isatty() if terminal is None else terminal
+        self._terminal = not as_json and (stream.isatty() if terminal is None else terminal)
+        self._json = as_json
         self._journal = "JOURNAL_STREAM" in os.environ  # systemd.exec(5): priorities as <N> prefixes are understood
         self._lock = threading.Lock()
         self._began = time.monotonic()
@@ -62,7 +64,10 @@ class Report:
         needs_person = verdict.word in ("refused", "error")
         with self._lock:
             self.counts[verdict.word] += 1
-            if not self._terminal:
+            if self._json:
+                more = {"recipients": message.recipients, "attempts": decision.attempts, "seconds": round(seconds, 3)}
+                self._object("message", **{key.replace("-", "_"): value for key, value in {**values, **more}.items()})
+            elif not self._terminal:
                 self._line(" ".join(f"{key}={_value(value)}" for key, value in values.items() if value), needs_person)
             elif needs_person:
                 self._line(f"{verdict.word}: {_safe(message.message_id)} -> {folder}: {decision.reason}", needs_person)
@@ -75,22 +80,34 @@ class Report:
     def trouble(self, trouble: Trouble) -> None:
         """Something a person should know."""
         with self._lock:
-            self._line(str(trouble), True)
+            if self._json:
+                self._object("trouble", text=str(trouble), exit_code=trouble.exit_code)
+            else:
+                self._line(str(trouble), True)
             self._progress()
 
     def say(self, text: str) -> None:
         """A line of plain information."""
         with self._lock:
-            self._line(text, False)
+            if self._json:
+                self._object("information", text=text)
+            else:
+                self._line(text, False)
 
     def finish(self) -> None:
         """Say what was done, if anything was or a person is watching."""
         with self._lock:
             total = sum(self.counts.values())
-            if total or self._terminal:
-                seconds = time.monotonic() - self._began
+            seconds = time.monotonic() - self._began
+            if self._json:
+                self._object("end", messages=total, seconds=round(seconds, 1), verdicts=dict(self.counts))
+            elif total or self._terminal:
                 parts = [f"{count} {word}" for word, count in sorted(self.counts.items())]
                 self._line(f"{total} messages in {seconds:.1f} s" + (": " + ", ".join(parts) if parts else ""), False)
+
+    def _object(self, event: str, **values: object) -> None:
+        self._stream.write(json.dumps({"event": event, **values}) + "\n")
+        self._stream.flush()
 
     def _line(self, text: str, needs_person: bool) -> None:
         prefix = "<4>" if needs_person and self._journal else ""

@@ -9,6 +9,12 @@ class Trouble(Exception):
     exit_code: ClassVar[int] = 70
 
 
+class NotFound(Trouble):
+    """What a person asked for is not there."""
+
+    exit_code = 1
+
+
 class Unavailable(Trouble):
     """A server is away or busy: mail waits and the next run tries again (EX_TEMPFAIL)."""
 
