@@ -86,6 +86,72 @@ def test_a_refused_key_is_said_loudly_and_keeps_the_mail(
     assert "HTTP 401: Invalid apikey: run the roles" in capsys.readouterr().out
 
 
+@pytest.fixture
+def with_metrics(configure: Configure, tmp_path: Path) -> Configure:
+    def write(odoo_port: int, **imap_ports: int) -> Path:
+        path = configure(odoo_port, **imap_ports)
+        (tmp_path / "metrics").mkdir()
+        path.write_text(f'metrics_directory = "{tmp_path / "metrics"}"\n' + path.read_text())
+        return path
+
+    return write
+
+
+def looks(waiting: int) -> list[Exchange]:
+    """The exchanges of looking what a mailbox holds."""
+    date = b'* 1 FETCH (INTERNALDATE "14-Nov-2023 22:13:20 +0000")\r\n'
+    return [
+        select(waiting),
+        *([("FETCH 1 \\(INTERNALDATE\\)", date + OK)] if waiting else []),
+        (r'STATUS "Routed" .*', b'* STATUS "Routed" (MESSAGES 120)\r\n' + OK),
+        (r'STATUS "Quarantine" .*', b'* STATUS "Quarantine" (MESSAGES 2)\r\n' + OK),
+    ]
+
+
+def test_a_run_leaves_figures(
+    with_metrics: Configure, imap_server: ImapScript, http_server: HttpServer, tmp_path: Path
+) -> None:
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = with_metrics(http_server.server_port, prod=imap_server(*ONE_MESSAGE, *looks(0)).port)
+    assert main(["--config", str(config), "run"]) == 0
+    lines = (tmp_path / "metrics/fetch-and-route.prom").read_text().splitlines()
+    at = 'mailbox="prod",database="prod"'
+    assert f'fetch_and_route_verdicts_total{{{at},verdict="routed"}} 1' in lines
+    assert f"fetch_and_route_waiting_messages{{{at}}} 0" in lines
+    assert f"fetch_and_route_routed_messages{{{at}}} 120" in lines
+    (success,) = [line for line in lines if line.startswith("fetch_and_route_last_success")]
+    assert float(success.split()[-1]) > 1700000000
+
+
+def test_what_waits_while_odoo_is_away_is_in_the_figures(
+    with_metrics: Configure, imap_server: ImapScript, http_server: HttpServer, tmp_path: Path
+) -> None:
+    http_server.answers = [(503, b"")]
+    config = with_metrics(http_server.server_port, prod=imap_server(*ONE_MESSAGE[:-1], *looks(1)).port)
+    assert main(["--config", str(config), "run"]) == 75
+    lines = (tmp_path / "metrics/fetch-and-route.prom").read_text().splitlines()
+    at = 'mailbox="prod",database="prod"'
+    assert f"fetch_and_route_waiting_messages{{{at}}} 1" in lines
+    assert f'fetch_and_route_failures_total{{{at},reason="unavailable"}} 1' in lines
+    assert f"fetch_and_route_last_success_timestamp_seconds{{{at}}} 0" in lines
+    (age,) = [line for line in lines if line.startswith("fetch_and_route_oldest_waiting_seconds")]
+    assert float(age.split()[-1]) > 10_000_000, "since November 2023"
+
+
+def test_figures_that_cannot_be_written_are_no_failure_of_the_run(
+    with_metrics: Configure,
+    imap_server: ImapScript,
+    http_server: HttpServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = with_metrics(http_server.server_port, prod=imap_server(*ONE_MESSAGE, *looks(0)).port)
+    (tmp_path / "metrics").rmdir()
+    assert main(["--config", str(config), "run"]) == 0
+    assert "fetch-and-route.prom: No such file or directory: run the role" in capsys.readouterr().out
+
+
 def test_a_second_run_leaves_at_once(
     configure: Configure, state_directory: Path, closed_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
         ({"attempts": -1}, "attempts: -1 is not a whole number"),
         ({"attempts": 0}, "attempts: 0: must be at least 1"),
         ({"mailboxes.0.port": 0}, r"mailboxes\[0\]\.port: 0: must be at least 1"),
+        ({"metrics_directory": "metrics"}, "metrics_directory: 'metrics': write the whole path"),
         ({"databases": {}}, "databases: {} is not a list of tables"),
         ({"databases.0": 5}, r"databases\[0\]: 5 is not a table"),
         ({"databases.0.protocol": "soap"}, r"databases\[0\]\.protocol: 'soap' is not one of json2, xmlrpc"),

@@ -7,10 +7,11 @@ import dataclasses
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import commands
+from . import commands, metrics
 from . import config as configuration
 from .config import Config
 from .report import Report
@@ -133,8 +134,18 @@ def _run(config: Config, config_path: Path, *, as_json: bool) -> int:
             report.say("another fetch-and-route is running: nothing to do here")
             return 0
         code = run(config, config_path, report, stop)
+        _afterwards(config, report)
         report.finish()
         return code
+
+
+def _afterwards(config: Config, report: Report) -> None:
+    """Tell of what is done. A failure to tell is said, and is no failure of the run."""
+    try:
+        if config.metrics_directory:
+            metrics.write(config, report.tallies, int(time.time()))
+    except Trouble as trouble:
+        report.trouble(trouble)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,8 @@ class Config:
     """At most so many messages in one call to Odoo ..."""
     batch_bytes: int = 16_000_000
     """... and so many bytes; a larger message travels alone."""
+    metrics_directory: str = ""
+    """Where figures for Prometheus's node exporter are written; empty: nowhere."""
 
 
 def load(path: Path) -> Config:
@@ -154,6 +156,8 @@ def parse(table: Mapping[str, Any], where: str) -> Config:
             if not getattr(mailbox, key).isascii():
                 raise Misconfigured(f"{where}: mailboxes[{index}].{key}: use a name in plain ASCII")
     _check_numbers(config, f"{where}: ")
+    if config.metrics_directory and not Path(config.metrics_directory).is_absolute():
+        raise Misconfigured(f"{where}: metrics_directory: {config.metrics_directory!r}: write the whole path, from /")
     known = [database.name for database in config.databases]
     for index, mailbox in enumerate(config.mailboxes):
         if mailbox.database not in known:

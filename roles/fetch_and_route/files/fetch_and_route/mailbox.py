@@ -12,6 +12,7 @@ import imaplib
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -154,6 +155,15 @@ class ImapMailbox:
             except _NoSuchFolder:
                 self._make(folder)
                 self._move(uid_set, folder)
+
+    def waiting_since(self) -> tuple[int, int | None]:
+        """How many messages wait by now, and when the oldest of them came (Unix time; None when none waits)."""
+        self._count = self._select(self._config.inbox)
+        if not self._count:
+            return 0, None
+        answer = self._command("looking what is there", self._imap.fetch, "1", "(INTERNALDATE)")
+        dates = [imaplib.Internaldate2tuple(item) for item in answer if isinstance(item, bytes)]
+        return self._count, next((int(time.mktime(date)) for date in dates if date), None)
 
     def size_of(self, folder: str) -> int:
         """How many messages a folder holds; 0 when there is no such folder."""

@@ -13,10 +13,11 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TextIO
 
 from .message import Prepared
+from .metrics import Folders, Tally, kind_of
 from .routing import Decision, Verdict
 from .trouble import Trouble
 
@@ -39,6 +40,8 @@ class Report:
         self._waiting = 0
         self.counts: Counter[str] = Counter()
         """Messages by verdict."""
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        """The same and more, by mailbox."""
 
     def waiting(self, count: int) -> None:
         """So many more messages wait."""
@@ -64,6 +67,8 @@ class Report:
         needs_person = verdict.word in ("refused", "error")
         with self._lock:
             self.counts[verdict.word] += 1
+            self.tallies[mailbox].verdicts[verdict.word] += 1
+            self.tallies[mailbox].seconds += seconds
             if self._json:
                 more = {"recipients": message.recipients, "attempts": decision.attempts, "seconds": round(seconds, 3)}
                 self._object("message", **{key.replace("-", "_"): value for key, value in {**values, **more}.items()})
@@ -77,9 +82,21 @@ class Report:
         with self._lock:
             self._progress()
 
-    def trouble(self, trouble: Trouble) -> None:
-        """Something a person should know."""
+    def served(self, mailbox: str) -> None:
+        """A mailbox is done without trouble."""
         with self._lock:
+            self.tallies[mailbox].success = int(time.time())
+
+    def looked(self, mailbox: str, folders: Folders | None) -> None:
+        """What a mailbox holds by now."""
+        with self._lock:
+            self.tallies[mailbox].folders = folders
+
+    def trouble(self, trouble: Trouble, mailbox: str = "") -> None:
+        """Something a person should know; `mailbox` is the one whose run it ended, if any."""
+        with self._lock:
+            if mailbox:
+                self.tallies[mailbox].failures[kind_of(trouble)] += 1
             if self._json:
                 self._object("trouble", text=str(trouble), exit_code=trouble.exit_code)
             else:

@@ -16,6 +16,7 @@ from typing import Protocol
 from . import config as configuration
 from .config import Config, Database, Mailbox
 from .message import Prepared, prepare
+from .metrics import look
 from .odoo import Broken, OdooGateway, TooBig
 from .report import Report
 from .routing import Decision, Entry, Folder, Mail, Verdict, batches, decide, key_of, merge
@@ -60,9 +61,14 @@ def serve(database: Database, config: Config, config_path: Path, report: Report,
             gateway = gateway or OdooGateway(database, configuration.secret(database.key, config_path))
             state = State(Path(config.state_directory), mailbox.name)
             with queue_for(mailbox, config, config_path) as queue:
-                cycle(mailbox, queue, gateway, state, config, report, stop.is_set)
+                try:
+                    cycle(mailbox, queue, gateway, state, config, report, stop.is_set)
+                finally:
+                    if config.metrics_directory:
+                        report.looked(mailbox.name, look(queue, mailbox.routed, mailbox.quarantine))
+            report.served(mailbox.name)
         except Trouble as trouble:
-            report.trouble(trouble)
+            report.trouble(trouble, mailbox.name)
             code = max(code, trouble.exit_code)
     if gateway is not None:
         gateway.close()
