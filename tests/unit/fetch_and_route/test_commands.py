@@ -9,9 +9,10 @@ import pytest
 
 from fetch_and_route.__main__ import main
 from fetch_and_route.commands import bare
+from fetch_and_route.originals import Originals
 from fetch_and_route.state import Note, State
 
-from .conftest import Configure, Exchange, HttpServer, ImapScript
+from .conftest import Configure, Exchange, HttpServer, ImapScript, PopServer
 from .test_mailbox import LOGIN, OK, literal, login, select
 
 NOTE = Note(5, "No possible route", ("nobody@example.com",), 1700000000)
@@ -285,6 +286,50 @@ def test_a_check_says_what_is_the_matter_with_each(
     assert "check the login 'prod' and the secret 'password'" in prod["failed"]
     assert "making folder Quarantine: the server says no: [NOPERM] not here" in test["failed"]
     assert ["run the role odoo_mail" in database["failed"] for database in databases] == [True, True]
+
+
+def test_a_pop3_mailbox_obeys_the_same_commands(
+    configure: Configure,
+    pop_server: PopServer,
+    state: State,
+    state_directory: Path,
+    closed_port: int,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    state.update({"<2@x>": NOTE})
+    raw = HEADER + b"body\x00\xff\n"
+    originals = Originals(state_directory, "prod")
+    originals.keep("one", raw)
+    originals.keep("two", raw.replace(b"<1@x>", b"<2@x>"))
+    pop_server.messages = {"u3": raw.replace(b"<1@x>", b"<3@x>")}
+    config = configure(closed_port, prod=pop_server.port)
+    config.write_text(config.read_text().replace("[[mailboxes]]", '[[mailboxes]]\nprotocol = "pop3"'))
+
+    def said(*command: str, code: int = 0) -> bytes:
+        assert main(["--config", str(config), *command]) == code
+        return capfdbinary.readouterr().out
+
+    lines = said("quarantine", "list").decode().splitlines()
+    assert lines[0] == "mailbox prod: 2 in quarantine"
+    assert lines[2].endswith("  <1@x>       nobody@example.com  No possible route")
+    shown = said("quarantine", "show", "1@x").decode()
+    assert "reason     No possible route\n" in shown
+    assert shown.endswith("\nMessage-ID: <1@x>\nSubject: \ufffd[2Jhello\n"), "the header and no more"
+    assert said("quarantine", "show", "--raw", "1@x") == raw
+
+    assert said("quarantine", "retry", "1@x") == b"<1@x>: waits again in INBOX of prod\n"
+    assert (originals.held(), originals.waiting()) == (["two"], ["one"])
+    assert State(state_directory, "prod")["<1@x>"] == Note(0, NOTE.reason, NOTE.recipients, NOTE.at)
+    assert b"waits in INBOX, 2023-11-1" in said("explain", "1@x", code=75), "Odoo is away"
+    assert b"waits in INBOX for the next run" in said("explain", "3@x", code=75)
+    assert b"  waiting          2\n  routed           0\n  quarantine       1\n" in said("status")
+
+    assert said("quarantine", "drop", "--yes", "2@x") == b"<2@x>: removed from the quarantine of prod\n"
+    assert (originals.held(), originals.waiting()) == ([], ["one"])
+    assert State(state_directory, "prod")["<2@x>"] is None
+    said("quarantine", "retry", "3@x", code=1)
+    assert b"ok: mailbox prod at mail.example.com:" in said("check", code=75)
+    assert len(pop_server.messages) == 1, "what waits is left alone"
 
 
 def test_message_ids_are_taken_as_people_write_them() -> None:

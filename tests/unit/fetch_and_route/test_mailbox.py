@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fetch_and_route.config import Mailbox, OAuth
-from fetch_and_route.mailbox import SET_LENGTH, ImapMailbox, Listed, parse_fetch, uid_sets
+from fetch_and_route.mailbox import SET_LENGTH, ImapMailbox, parse_fetch, uid_sets
 from fetch_and_route.message import made_message_id
-from fetch_and_route.routing import Entry, key_of
+from fetch_and_route.routing import Entry, Listed, key_of
 from fetch_and_route.trouble import Denied, LoginRefused, Misconfigured, Unavailable
 
 from .conftest import Certificate, Exchange, ImapScript

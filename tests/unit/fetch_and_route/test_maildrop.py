@@ -15,7 +15,7 @@ from fetch_and_route.message import Prepared, made_message_id, message_id
 from fetch_and_route.originals import Originals
 from fetch_and_route.pop3 import Pop3
 from fetch_and_route.report import Report
-from fetch_and_route.routing import Entry, Verdict, key_of
+from fetch_and_route.routing import Entry, Listed, Verdict, key_of
 from fetch_and_route.run import cycle
 from fetch_and_route.state import State
 from fetch_and_route.trouble import Denied, Misconfigured, Unavailable
@@ -242,6 +242,67 @@ def test_what_is_to_be_tried_again_waits_with_the_rest(world: World, pop_server:
     world.run()
     assert "<refused@x>" in world.posted
     assert (world.originals.held(), world.originals.waiting()) == ([], [])
+
+
+def test_each_folder_is_opened(world: World, pop_server: PopServer) -> None:
+    nameless = b"Subject: x\r\n\r\nbody\r\n"
+    pop_server.messages = {"u1": nameless, "u2": raw_of("a")}
+    for name in ("q1", "q2", "again"):
+        world.originals.keep(name, raw_of(name))
+    world.originals.try_again("again")
+    with world.open() as queue:
+        with queue.opened("INBOX") as listed:
+            assert listed == [Listed(-1, "<again@x>"), Listed(1, made_message_id(nameless)), Listed(2, "<a@x>")]
+        with queue.opened("Quarantine") as listed:
+            assert [entry.message_id for entry in listed] == ["<q1@x>", "<q2@x>"]
+            first, second = (entry.uid for entry in listed)
+            assert second < -1, "no UID is given twice"
+            assert queue.fetch([second, first]) == {first: raw_of("q1"), second: raw_of("q2")}
+            assert queue.fetch([first, 2], header_only=True) == {
+                uid: raw_of(name).partition(b"\r\n\r\n")[0] + b"\r\n" for uid, name in ((first, "q1"), (2, "a"))
+            }, "a header is a header, wherever it is from"
+        with queue.opened("Routed") as listed:
+            assert listed == []
+        assert len(queue.index()) == queue.count == 3
+    assert len(pop_server.messages) == 2
+
+
+def test_what_is_quarantined_moves_back_or_is_removed(world: World, pop_server: PopServer) -> None:
+    pop_server.messages = {"u1": raw_of("a")}
+    for name in ("q1", "q2", "q3"):
+        world.originals.keep(name, raw_of(name))
+    with world.open() as queue, queue.opened("Quarantine", writable=True) as listed:
+        uids = [entry.uid for entry in listed]
+        queue.remove(uids[:1])
+        queue.move(uids[1:2], "INBOX")
+        world.originals.forget("q3")
+        queue.move(uids[2:], "INBOX")
+        queue.remove(uids[2:])
+        assert queue.fetch(uids[2:]) == {}, "what is gone meanwhile does not matter"
+        assert (world.originals.held(), world.originals.waiting()) == ([], ["q2"])
+    assert list(pop_server.messages) == ["u1"]
+    world.run()
+    assert world.posted == ["<q2@x>", "<a@x>"]
+    assert world.originals.waiting() == []
+
+
+def test_what_waits_is_counted_anew_and_its_age_unknown(world: World, pop_server: PopServer) -> None:
+    world.originals.keep("again", raw_of("again"))
+    world.originals.try_again("again")
+    with world.open() as queue:
+        assert queue.waiting_since() == (6, None)
+        queue.index()
+        queue.move([-1, 1], "Routed")
+        assert queue.waiting_since() == (4, None)
+        assert [queue.make(folder) for folder in ("Routed", "Quarantine")] == [False, False]
+    queue = world.open()
+    queue.index()
+    pop_server.answers["RETR 1"] = b"9 octets\r\n+OK 77 0\r\n"
+    with pytest.raises(Unavailable, match="not an answer of POP3"):
+        queue.fetch([1])
+    with pytest.raises(Unavailable, match="counting: the connection broke: it broke off before"):
+        queue.waiting_since()
+    queue.close()
 
 
 @pytest.mark.parametrize(

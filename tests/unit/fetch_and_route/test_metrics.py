@@ -82,6 +82,12 @@ def test_nothing_waits_since_nothing() -> None:
     assert found['oldest_waiting_seconds{mailbox="prod",database="prod"}'] == 0
 
 
+def test_an_age_that_nobody_knows_is_no_figure() -> None:
+    lines = list(render([(LABELS, Tally(folders=HELD._replace(oldest=None)))], NOW))
+    assert samples(lines)['waiting_messages{mailbox="prod",database="prod"}'] == 3
+    assert not [line for line in lines if line.startswith("fetch_and_route_oldest_waiting_seconds{")]
+
+
 def test_names_are_quoted() -> None:
     lines = list(render([({"mailbox": 'a"\\\n', "database": "é"}, Tally())], NOW))
     assert samples(lines)['message_seconds_count{mailbox="a\\"\\\\\\n",database="é"}'] == 0

@@ -19,8 +19,9 @@ from typing import Any
 from . import config as configuration
 from . import tables
 from .config import Config, Database, Mailbox
-from .mailbox import ImapMailbox, Listed
 from .odoo import Known, OdooGateway
+from .routing import Listed
+from .sources import Source, queue_for
 from .state import Note, State
 from .trouble import Denied, NotFound, Trouble
 
@@ -36,9 +37,9 @@ class Asker:
     config_path: Path
     as_json: bool = False
 
-    def session(self, mailbox: Mailbox) -> ImapMailbox:
+    def session(self, mailbox: Mailbox) -> Source:
         """Log in to a mailbox. Raises Trouble."""
-        return ImapMailbox(mailbox, configuration.secret(mailbox.password, self.config_path))
+        return queue_for(mailbox, self.config, self.config_path)
 
     def gateway(self, database: Database) -> OdooGateway:
         """Prepare a database's gateway action to be asked. Raises Trouble."""
@@ -162,7 +163,7 @@ def quarantine_list(asker: Asker) -> int:
 def quarantine_show(asker: Asker, message_id: str, *, raw: bool) -> int:
     """Print a quarantined message's reason and header, or its raw bytes and nothing else."""
 
-    def act(session: ImapMailbox, mailbox: Mailbox, found: Sequence[Listed]) -> Iterator[str]:
+    def act(session: Source, mailbox: Mailbox, found: Sequence[Listed]) -> Iterator[str]:
         if raw:
             for content in session.fetch([found[0].uid]).values():
                 sys.stdout.flush()
@@ -184,7 +185,7 @@ def quarantine_show(asker: Asker, message_id: str, *, raw: bool) -> int:
 def quarantine_retry(asker: Asker, message_ids: Sequence[str] | None) -> int:
     """Move messages (None: all) back to where they wait, their attempts forgotten; the reason stays noted."""
 
-    def act(session: ImapMailbox, mailbox: Mailbox, found: Sequence[Listed]) -> Iterator[str]:
+    def act(session: Source, mailbox: Mailbox, found: Sequence[Listed]) -> Iterator[str]:
         state = asker.state(mailbox)
         notes = {entry.message_id: state[entry.message_id] for entry in found}
         # In this order: whenever it is cut off, no message is in quarantine without its reason.
@@ -202,7 +203,7 @@ def quarantine_drop(asker: Asker, message_id: str, *, yes: bool) -> int:
         print("fetch-and-route: drop removes mail for good: add --yes", file=sys.stderr)
         return 2
 
-    def act(session: ImapMailbox, mailbox: Mailbox, found: Sequence[Listed]) -> Iterator[str]:
+    def act(session: Source, mailbox: Mailbox, found: Sequence[Listed]) -> Iterator[str]:
         identity = found[0].message_id
         state = asker.state(mailbox)
         note = state[identity]
@@ -261,7 +262,7 @@ def bare(message_id: str) -> str:
 def _in_quarantine(
     asker: Asker,
     message_ids: Sequence[str] | None,
-    act: Callable[[ImapMailbox, Mailbox, Sequence[Listed]], Iterable[str]],
+    act: Callable[[Source, Mailbox, Sequence[Listed]], Iterable[str]],
 ) -> int:
     """Act on the copies of these messages (None: of all) in each mailbox's quarantine; say which are in none."""
     wanted = None if message_ids is None else {bare(message_id) for message_id in message_ids}

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from . import message, tls, xoauth2
 from .config import Mailbox
-from .routing import Entry, key_of
+from .routing import Entry, Listed, key_of
 from .trouble import Denied, LoginRefused, Misconfigured, Unavailable, one_line
 
 WINDOW = 500
@@ -38,13 +38,6 @@ class Fetched(NamedTuple):
     uid: int
     size: int
     content: bytes
-
-
-class Listed(NamedTuple):
-    """A message in a folder that is open."""
-
-    uid: int
-    message_id: str
 
 
 class _Connection(imaplib.IMAP4):

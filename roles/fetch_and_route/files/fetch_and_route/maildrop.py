@@ -3,14 +3,14 @@
 What waits stays on the server; what Odoo refused is on this host's disk before it is deleted. A deletion counts only
 when QUIT is answered (RFC 1939, section 6): a session that dies before leaves everything, and Odoo answers `duplicate`
 for what it has. UIDs are the message numbers of the first session; the server's unique-ids find the messages again
-after the session was renewed, and name their originals.
+after the session was renewed, and name their originals. UIDs below 0 are originals on this host.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +18,7 @@ from . import message
 from .config import Mailbox
 from .originals import Originals
 from .pop3 import Pop3, Refusal
-from .routing import Entry, key_of
+from .routing import Entry, Listed, key_of
 from .trouble import Denied, Trouble, Unavailable
 
 COMMIT_EVERY = 500
@@ -40,12 +40,11 @@ class Pop3Mailbox:
         """Unique-id and key of the Message-ID, by UID."""
         self._numbers: dict[int, int] | None = None
         """Message numbers by UID, once they differ."""
+        self._kept: dict[int, str] = {}
+        """Names of originals, by UID: those to be tried again and, once the quarantine was opened, those in it."""
         try:
-            self._again = dict(enumerate(originals.waiting(), -len(originals.waiting())))
-            self._on_server = int(self._pop.ask("counting", "STAT").split()[0])
-        except (ValueError, IndexError) as error:
-            self._pop.drop()
-            raise Unavailable(f"{self._where}: counting: not an answer of POP3: the next run tries again") from error
+            self._again = self._numbered(originals.waiting())
+            self._on_server = self._counted()
         except BaseException:
             self._pop.drop()
             raise
@@ -79,33 +78,34 @@ class Pop3Mailbox:
         return True
 
     def index(self) -> list[Entry]:
-        """What waits, oldest first: UID (below 0: on this host, to be tried again), size and key of its Message-ID."""
-        entries = []
-        for uid, name in self._again.items():
-            raw = self._originals.read(name)
-            if raw is not None:
-                entries.append(Entry(uid, len(raw), _key(raw)))
-        if self._on_server:
-            entries += self._index_server()
-        return entries
+        """What waits, oldest first: UID (below 0: to be tried again), size and key of its Message-ID."""
+        return sorted(Entry(uid, size, key_of(identity)) for uid, size, identity in self._scan())
 
     def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]:
         """The bytes (or only headers) of messages by UID; those that are gone meanwhile are left out."""
         if self._deleted >= COMMIT_EVERY:
             self._renew()
-        found = {uid: self._originals.read(self._again[uid]) for uid in uids if uid in self._again}
+        found = {uid: self._originals.read(self._kept[uid]) for uid in uids if uid in self._kept}
         known = [uid for uid in uids if self._number(uid)]
         numbers = [self._number(uid) for uid in known]
         found.update(zip(known, self._headers(numbers) if header_only else self._whole(numbers), strict=True))
-        return {uid: raw for uid, raw in found.items() if raw is not None}
+        return {uid: _header(raw) if header_only else raw for uid, raw in found.items() if raw is not None}
 
     def move(self, uids: Sequence[int], folder: str) -> None:
-        """Delete messages whose verdict is known; what goes to quarantine is on this host's disk before."""
-        for uid in sorted(uid for uid in uids if uid in self._again or uid in self._known):
+        """Delete messages whose verdict is known; what goes to quarantine is on this host's disk before.
+
+        What goes back to the inbox waits there, on this host, from the next session on.
+        """
+        if folder == self._config.inbox:
+            for uid in uids:
+                if uid in self._kept:
+                    self._originals.try_again(self._kept[uid])
+            return
+        for uid in sorted(uid for uid in uids if uid in self._kept or uid in self._known):
             name = self._name(uid)
             if folder != self._config.quarantine:
                 self._originals.forget(name)  # held since a session that died before its QUIT, or tried again
-            elif uid in self._again:
+            elif uid in self._kept:
                 self._originals.hold(name)
             elif (number := self._number(uid)) and (raw := next(self._whole([number]))) is not None:
                 self._originals.keep(name, raw)
@@ -117,34 +117,85 @@ class Pop3Mailbox:
             del self._known[uid]
             self._deleted += 1
 
+    def remove(self, uids: Sequence[int]) -> None:
+        """Remove messages for good; messages that are gone meanwhile do not matter."""
+        self.move(uids, self._config.routed)  # which is nowhere
+
+    def make(self, folder: str) -> bool:  # noqa: ARG002 -- as every source
+        """Make nothing: there are no folders on the server, and the quarantine is made when it is needed."""
+        return False
+
+    def waiting_since(self) -> tuple[int, int | None]:
+        """How many messages wait by now. When the oldest of them came POP3 does not tell: None."""
+        return self._counted() + len(self._originals.waiting()), None
+
     def size_of(self, folder: str) -> int:
         """How many messages the quarantine holds; 0 for any other folder, since there is none."""
         return len(self._originals.held()) if folder == self._config.quarantine else 0
 
     def message_ids(self, folder: str) -> list[str]:
-        """The Message-IDs in the quarantine, oldest first; none for any other folder."""
-        return list(self._originals.message_ids()) if folder == self._config.quarantine else []
+        """The Message-IDs in a folder, oldest first."""
+        with self.opened(folder) as listed:
+            return [identity for _, identity in listed]
 
-    def _index_server(self) -> list[Entry]:
+    @contextmanager
+    def opened(self, folder: str, *, writable: bool = False) -> Iterator[list[Listed]]:  # noqa: ARG002 -- as every source
+        """Yield what the inbox or the quarantine holds, oldest first, and nothing for any other folder.
+
+        Fetch, move and remove act on it from then on, whether `writable` or not.
+        """
+        if folder == self._config.inbox:
+            yield [Listed(uid, identity) for uid, _, identity in sorted(self._scan())]
+        elif folder == self._config.quarantine:
+            yield [Listed(uid, identity) for uid, _, identity in self._read(self._numbered(self._originals.held()))]
+        else:
+            yield []
+
+    def _counted(self) -> int:
+        """How many messages are on the server, those without that are deleted."""
+        answer = self._pop.ask("counting", "STAT").split()
+        if not answer or not answer[0].isdecimal():
+            raise Unavailable(f"{self._where}: counting: not an answer of POP3: the next run tries again")
+        return int(answer[0])
+
+    def _numbered(self, names: Sequence[str]) -> range:
+        """Give originals new UIDs, below all there are, in their order."""
+        lowest = min(self._kept, default=0)
+        uids = range(lowest - len(names), lowest)
+        self._kept.update(zip(uids, names, strict=True))
+        return uids
+
+    def _read(self, uids: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+        """UID, size and Message-ID of originals; those that are gone meanwhile are left out."""
+        for uid in uids:
+            raw = self._originals.read(self._kept[uid])
+            if raw is not None:
+                yield uid, len(raw), _identity(raw)
+
+    def _scan(self) -> Iterator[tuple[int, int, str]]:
+        """UID, size and Message-ID of what waits, those on the server without one last."""
+        yield from self._read(self._again)
+        if self._on_server:
+            yield from self._scan_server()
+
+    def _scan_server(self) -> Iterator[tuple[int, int, str]]:
         sizes = self._pop.table("looking what is there", "LIST")
         unique = self._unique_ids()
         numbers = sorted(sizes.keys() & unique.keys())
-        entries, nameless = [], []
+        nameless = []
 
-        def found(number: int, key: bytes) -> None:
-            size = int(sizes[number]) if sizes[number].isdigit() else 0
-            entries.append(Entry(number, size, key))
-            self._known[number] = (unique[number], key)
+        def found(number: int, identity: str) -> tuple[int, int, str]:
+            self._known[number] = (unique[number], key_of(identity))
+            return number, int(sizes[number]) if sizes[number].isdigit() else 0, identity
 
         for number, header in zip(numbers, self._headers(numbers), strict=True):
             if header is not None and message.message_id(header):
-                found(number, _key(header))
+                yield found(number, _identity(header))
             else:
                 nameless.append(number)
         for number, raw in zip(nameless, self._whole(nameless), strict=True):
             if raw is not None:
-                found(number, _key(raw))
-        return sorted(entries)
+                yield found(number, _identity(raw))
 
     def _unique_ids(self) -> dict[int, bytes]:
         try:
@@ -186,11 +237,15 @@ class Pop3Mailbox:
 
     def _name(self, uid: int) -> str:
         """What the original of a message is called. Unique-ids may come again for other messages, keys do not."""
-        if uid in self._again:
-            return self._again[uid]
+        if uid in self._kept:
+            return self._kept[uid]
         unique, key = self._known[uid]
         return hashlib.blake2b(unique + b"\0" + key, digest_size=16).hexdigest()
 
 
-def _key(raw: bytes) -> bytes:
-    return key_of(message.message_id(raw) or message.made_message_id(raw))
+def _identity(raw: bytes) -> str:
+    return message.message_id(raw) or message.made_message_id(raw)
+
+
+def _header(raw: bytes) -> bytes:
+    return raw[: len(raw) - len(message.split(raw).rest)]

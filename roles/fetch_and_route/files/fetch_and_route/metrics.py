@@ -65,7 +65,7 @@ class Tally:
 
 
 class Session(Protocol):
-    """The part of a mailbox session that is looked at; see mailbox.ImapMailbox."""
+    """The part of a mailbox session that is looked at; see sources.Source."""
 
     def waiting_since(self) -> tuple[int, int | None]: ...
     def size_of(self, folder: str) -> int: ...
@@ -105,10 +105,11 @@ def render(entries: Sequence[tuple[Mapping[str, str], Tally]], now: int) -> Iter
     yield from _metric(
         "oldest_waiting_seconds",
         "gauge",
-        "Age of the oldest message in INBOX, 0 when there is none",
+        "Age of the oldest message in INBOX, 0 when there is none, absent when nobody knows",
         (
             (labels, max(now - folders.oldest, 0) if folders.waiting and folders.oldest else 0)
             for labels, folders in looked
+            if folders.oldest or not folders.waiting
         ),
     )
     yield from _metric(

@@ -1,15 +1,14 @@
 """The quarantine of a mailbox that has no folders: one file for each message, byte for byte as the server had it.
 
-They lie in the state directory, for the program alone. A person who has one tried again gives it the suffix `.again`:
-it waits then as if it were in the mailbox.
+They lie in the state directory, for the program alone. One that is to be tried again has the suffix `.again`: it waits
+as if it were in the mailbox.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from . import durable, message
+from . import durable
 from .trouble import Misconfigured
 
 HELD, AGAIN = ".eml", ".again"
@@ -58,13 +57,6 @@ class Originals:
             except OSError as error:
                 raise Misconfigured(f"{path}: {error.strerror}: run this as root") from error
         return None
-
-    def message_ids(self) -> Iterator[str]:
-        """The Message-IDs of those in quarantine, oldest first. Raises Misconfigured."""
-        for name in self.held():
-            raw = self.read(name)
-            if raw is not None:
-                yield message.message_id(raw) or message.made_message_id(raw)
 
     def _names(self, suffix: str) -> list[str]:
         try:

@@ -79,8 +79,6 @@ class Pop3:
     def quit(self) -> None:
         """Have the deletions done and end the session; when it raises nobody knows whether they are."""
         try:
-            if self._owed:
-                raise Unavailable(f"{self._where}: ending the session: it broke off: the next run tries again")
             self.ask("ending the session", "QUIT")
         finally:
             self.drop()
@@ -186,6 +184,8 @@ class Pop3:
             raise Refused(_text(line))
 
     def _send(self, commands: Sequence[str]) -> None:
+        if self._owed:  # what comes next answers an earlier command
+            raise EOFError("it broke off before")
         self._owed += len(commands)
         self._socket.sendall("".join(f"{command}\r\n" for command in commands).encode("ascii"))
 

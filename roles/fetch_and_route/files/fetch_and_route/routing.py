@@ -20,6 +20,13 @@ class Entry(NamedTuple):
     key: bytes
 
 
+class Listed(NamedTuple):
+    """A message in a folder that is open."""
+
+    uid: int
+    message_id: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Mail:
     """All copies of one mail in a mailbox; the first one's bytes go to Odoo, of the others only who received them."""

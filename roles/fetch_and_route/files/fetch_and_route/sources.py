@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from .maildrop import Pop3Mailbox
 from .oauth import Tokens
 from .originals import Originals
 from .pop3 import Pop3
-from .routing import Entry
+from .routing import Entry, Listed
 from .trouble import LoginRefused
 
 Session = TypeVar("Session")
@@ -35,8 +36,12 @@ class Source(Protocol):
     def index(self) -> list[Entry]: ...
     def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]: ...
     def move(self, uids: Sequence[int], folder: str) -> None: ...
+    def remove(self, uids: Sequence[int]) -> None: ...
+    def make(self, folder: str) -> bool: ...
+    def waiting_since(self) -> tuple[int, int | None]: ...
     def size_of(self, folder: str) -> int: ...
     def message_ids(self, folder: str) -> list[str]: ...
+    def opened(self, folder: str, *, writable: bool = False) -> AbstractContextManager[list[Listed]]: ...
 
 
 def queue_for(mailbox: Mailbox, config: Config, config_path: Path) -> Source:
