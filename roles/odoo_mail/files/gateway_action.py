@@ -3,10 +3,11 @@
 #
 # It runs inside Odoo (14 to 19) under safe_eval, which forbids import, with, class, names with two underscores,
 # closures and, up to 14, f-strings.  `env`, `b64decode` and `UserError` are given.  The caller's context holds
-#   {"mailroom": {"version": 1, "messages": [{"id": ..., "message_id": "<a@b>", "raw": base64}, ...]}}
+#   {"mailroom": {"version": 1, "messages": [{"id": ..., "message_id": "<a@b>", "thread": "7", "raw": base64}, ...]}}
 # and the answer's "verdicts" say for each: routed, duplicate, bounce, ignored, refused, error or retry; never None,
-# which XML-RPC cannot carry.  "find": ["<a@b>", ...] in it asks, changing nothing, where Odoo has these messages; the
-# answer's "found" has an entry for each place, none for what Odoo does not have.
+# which XML-RPC cannot carry.  Messages of one `thread` (not empty) keep their order: once one failed, those after it in
+# the call are not tried (retry).  "find": ["<a@b>", ...] in it asks, changing nothing, where Odoo has these messages;
+# the answer's "found" has an entry for each place, none for what Odoo does not have.
 #
 # mypy: disable-error-code="name-defined"
 # ruff: noqa: F821
@@ -194,6 +195,7 @@ if keys:
         fresh.close()
 
 verdicts = []
+failed = []  # threads
 stop = ""
 for number, message in enumerate(messages):
     verdict = {"id": message["id"], "verdict": "retry", "model": False, "res_id": False, "mail_message_id": False}
@@ -203,6 +205,9 @@ for number, message in enumerate(messages):
         verdict.update(at("duplicate", known[keys[number]], ""))
         continue
     if stop:
+        continue
+    if message.get("thread") in failed:
+        verdict["reason"] = "an earlier message of its thread failed"
         continue
     callbacks, data = list(env.cr.postcommit._funcs), dict(env.cr.postcommit.data)
     savepoint = begin()
@@ -221,9 +226,13 @@ for number, message in enumerate(messages):
         for callback in callbacks:
             env.cr.postcommit.add(callback)
         verdict.update(refusal(error))
+        if message.get("thread") and verdict["verdict"] != "refused":
+            failed.append(message["thread"])
         continue
     after = traces()
     verdict.update(describe(raw, keys[number], result, before, after))
+    if message.get("thread") and verdict["verdict"] == "retry":
+        failed.append(message["thread"])
     if after[1] > before[1]:
         # The alias was marked as working: its row is locked until the commit.  If a later message for it failed, Odoo
         # would mark it as broken from a second connection and wait for us for ever (_message_route_process).

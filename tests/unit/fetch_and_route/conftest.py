@@ -262,6 +262,7 @@ class HttpServer(HTTPServer):
         self.answers: list[tuple[int, bytes]] = []
         self.requests: list[Request] = []
         self.connections = 0
+        self.retry_after = ""
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is no news."""
@@ -286,6 +287,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             self.send_header("Location", "https://elsewhere.example.com/")
+            if self.server.retry_after:
+                self.send_header("Retry-After", self.server.retry_after)
             self.end_headers()
             self.wfile.write(answer)
 

@@ -13,10 +13,10 @@ from fetch_and_route.__main__ import main
 from fetch_and_route.state import Note, State, lock
 
 from .conftest import Configure, Exchange, HttpServer, ImapScript
-from .test_mailbox import LOGIN, OK, literal, login, select
+from .test_mailbox import FIELDS, LOGIN, OK, literal, login, select
 
 RAW = b"Delivered-To: sales@example.com\r\nReceived: x\r\nMessage-ID: <1@x>\r\n\r\nhello"
-INDEX = literal(1, "UID 4 RFC822.SIZE 70", "HEADER.FIELDS (MESSAGE-ID)", b"Message-ID: <1@x>\r\n\r\n") + OK
+INDEX = literal(1, "UID 4 RFC822.SIZE 70", FIELDS, b"Message-ID: <1@x>\r\n\r\n") + OK
 ONE_MESSAGE: list[Exchange] = [
     *LOGIN,
     select(1),
@@ -150,6 +150,46 @@ def test_figures_that_cannot_be_written_are_no_failure_of_the_run(
     (tmp_path / "metrics").rmdir()
     assert main(["--config", str(config), "run"]) == 0
     assert "fetch-and-route.prom: No such file or directory: run the role" in capsys.readouterr().out
+
+
+def test_a_mailbox_that_is_down_delays_no_other_of_its_database(
+    configure: Configure,
+    imap_server: ImapScript,
+    http_server: HttpServer,
+    closed_port: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = configure(http_server.server_port, down=closed_port, prod=imap_server(*ONE_MESSAGE).port)
+    config.write_text(config.read_text().replace('database = "down"', 'database = "prod"'))
+    assert main(["--config", str(config), "run"]) == 75
+    output = capsys.readouterr().out
+    assert "mailbox=prod" in output
+    assert "mailbox down at mail.example.com" in output
+
+
+def test_a_scheduled_run_leaves_a_database_alone_that_was_away(
+    configure: Configure,
+    imap_server: ImapScript,
+    http_server: HttpServer,
+    state_directory: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    http_server.answers = [(503, b"")]
+    config = configure(http_server.server_port, prod=imap_server(*ONE_MESSAGE[:-1]).port)
+    assert main(["--config", str(config), "run", "--scheduled"]) == 75
+    away, left = capsys.readouterr().out.splitlines()
+    assert "HTTP 503: mail waits" in left
+    assert away.startswith("database prod: the timer's runs leave it alone until ")
+    assert main(["--config", str(config), "run", "--scheduled"]) == 75
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "HTTP 503: mail waits, the next run tries again: left alone until " in line
+    assert line.endswith(", after 1 failures in a row")
+    assert len(http_server.requests) == 1
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = configure(http_server.server_port, prod=imap_server(*ONE_MESSAGE).port)
+    assert main(["--config", str(config), "run"]) == 0, "a person's run asks all the same"
+    assert not (state_directory / "prod.backoff").exists()
 
 
 def test_a_second_run_leaves_at_once(

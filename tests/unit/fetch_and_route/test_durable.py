@@ -14,8 +14,8 @@ def test_a_file_is_replaced_and_its_owner_s_alone(tmp_path: Path) -> None:
     directory = durable.directory(tmp_path / "a/b")
     path = directory / "file.json"
     path.write_bytes(b"old")
-    path.with_suffix(".new").write_bytes(b"left behind")
-    path.with_suffix(".new").chmod(0o644)
+    path.with_name(f"{path.name}.new").write_bytes(b"left behind")
+    path.with_name(f"{path.name}.new").chmod(0o644)
     durable.replace(path, b"new")
     assert path.read_bytes() == b"new"
     assert [entry.name for entry in directory.iterdir()] == ["file.json"]
@@ -26,7 +26,7 @@ def test_a_file_is_replaced_and_its_owner_s_alone(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_bytes(b"old")
-    path.with_suffix(".new").mkdir()
+    path.with_name(f"{path.name}.new").mkdir()
     with pytest.raises(Misconfigured, match=r"file\.json: Is a directory: make room"):
         durable.replace(path, b"new")
     assert path.read_bytes() == b"old"

@@ -17,6 +17,7 @@ from fetch_and_route.trouble import Denied, LoginRefused, Misconfigured, Unavail
 from .conftest import Certificate, Exchange, ImapScript
 
 OK = b"%t OK done\r\n"
+FIELDS = "HEADER.FIELDS (MESSAGE-ID REFERENCES IN-REPLY-TO)"
 
 
 def login(capabilities: str = "IMAP4rev1 UIDPLUS MOVE") -> list[Exchange]:
@@ -57,15 +58,18 @@ def open_mailbox(
 def test_messages_are_indexed_read_and_moved_in_batches(imap_server: ImapScript, certificate: Certificate) -> None:
     nameless = b"Subject: x\r\n\r\nbody"
     index = (
-        literal(1, "UID 4 RFC822.SIZE 100", "HEADER.FIELDS (MESSAGE-ID)", b"Message-ID: <1@x>\r\n\r\n")
+        literal(1, "UID 4 RFC822.SIZE 100", FIELDS, b"Message-ID: <1@x>\r\nReferences: <0@x>\r\n\r\n")
         + b"* 2 FETCH (FLAGS (\\Deleted))\r\n"
-        + literal(2, "UID 5 RFC822.SIZE 50", "HEADER.FIELDS (MESSAGE-ID)", b"\r\n")
-        + b'* 3 FETCH (RFC822.SIZE 7 BODY[HEADER.FIELDS (MESSAGE-ID)] "" UID 9)\r\n'
+        + literal(2, "UID 5 RFC822.SIZE 50", FIELDS, b"\r\n")
+        + b'* 3 FETCH (RFC822.SIZE 7 BODY[HEADER.FIELDS (MESSAGE-ID REFERENCES IN-REPLY-TO)] "" UID 9)\r\n'
     )
     server = imap_server(
         *LOGIN,
         select(3),
-        (r"FETCH 1:3 \(UID RFC822\.SIZE BODY\.PEEK\[HEADER\.FIELDS \(MESSAGE-ID\)\]\)", index + OK),
+        (
+            r"FETCH 1:3 \(UID RFC822\.SIZE BODY\.PEEK\[HEADER\.FIELDS \(MESSAGE-ID REFERENCES IN-REPLY-TO\)\]\)",
+            index + OK,
+        ),
         (r"UID FETCH 5 \(UID BODY\.PEEK\[\]\)", literal(2, "UID 5", "", nameless) + OK),
         (r"UID FETCH 9 \(UID BODY\.PEEK\[\]\)", OK),
         (r"UID FETCH 4:5 \(UID BODY\.PEEK\[\]\)", literal(1, "UID 4", "", b"A\x00\r\n)\r\n") + OK),
@@ -74,7 +78,10 @@ def test_messages_are_indexed_read_and_moved_in_batches(imap_server: ImapScript,
     )
     with open_mailbox(server.port, certificate) as mailbox:
         assert mailbox.count == 3
-        assert mailbox.index() == [Entry(4, 100, key_of("<1@x>")), Entry(5, 50, key_of(made_message_id(nameless)))]
+        assert list(mailbox.index()) == [
+            Entry(4, 100, key_of("<1@x>"), (key_of("<0@x>"),)),
+            Entry(5, 50, key_of(made_message_id(nameless))),
+        ]
         assert mailbox.fetch([4, 5]) == {4: b"A\x00\r\n)\r\n"}, "a message that is gone is left out"
         assert mailbox.fetch([4], header_only=True) == {4: b"A"}
         assert mailbox.fetch([]) == {}
@@ -118,7 +125,7 @@ def test_without_move_and_uidplus_nothing_is_touched(imap_server: ImapScript, ce
 def test_the_quarantine_is_listed_and_the_inbox_selected_again(
     imap_server: ImapScript, certificate: Certificate
 ) -> None:
-    listing = literal(1, "UID 1 RFC822.SIZE 5", "HEADER.FIELDS (MESSAGE-ID)", b"Message-ID: <q@x>\r\n\r\n")
+    listing = literal(1, "UID 1 RFC822.SIZE 5", FIELDS, b"Message-ID: <q@x>\r\n\r\n")
     server = imap_server(
         *LOGIN,
         select(0),

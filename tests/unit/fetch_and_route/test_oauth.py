@@ -220,7 +220,7 @@ def test_nothing_is_asked_with_when_the_answer_could_not_be_kept(
 ) -> None:
     http_server.answers = [token("a1", refresh_token="r2")]
     ours = tokens()
-    (state_directory / "tokens/prod/token.new").mkdir()
+    (state_directory / "tokens/prod/token.json.new").mkdir()
     with pytest.raises(Misconfigured, match="make room"):
         ours.token()
 

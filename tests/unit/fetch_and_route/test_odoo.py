@@ -12,14 +12,14 @@ import pytest
 
 from fetch_and_route.config import Database
 from fetch_and_route.message import Prepared
-from fetch_and_route.odoo import Broken, Known, OdooGateway, TooBig
+from fetch_and_route.odoo import Broken, Conflict, Known, OdooGateway, TooBig, retry_after
 from fetch_and_route.routing import Verdict
 from fetch_and_route.trouble import Denied, Misconfigured, Unavailable
 
 from .conftest import Certificate, HttpServer
 
 RAW = b"Subject: caf\xe9\x00\r\n\r\n"
-MESSAGES = [Prepared('<1"\ufffd@x>', ("sales@example.com",), RAW), Prepared("<2@x>", (), b"")]
+MESSAGES = [Prepared('<1"\ufffd@x>', ("sales@example.com",), RAW), Prepared("<2@x>", (), b"", thread=7)]
 
 
 def config(server: HttpServer | None, protocol: Any = "json2", port: int = 0) -> Database:
@@ -68,6 +68,7 @@ def test_json2_carries_many_messages_over_one_connection(http_server: HttpServer
     assert body["ids"] == [7]
     sent = body["context"]["mailroom"]["messages"]
     assert body["context"]["mailroom"]["version"] == 1
+    assert [item["thread"] for item in sent] == ["", "7"]
     assert [item["message_id"] for item in sent] == ['<1"\ufffd@x>', "<2@x>"]
     assert [base64.b64decode(item["raw"]) for item in sent] == [RAW, b""]
     assert http_server.connections == 1
@@ -107,6 +108,7 @@ def test_xmlrpc_logs_in_once_and_carries_the_same(http_server: HttpServer) -> No
         (504, b"", Unavailable, "HTTP 504"),
         (500, b'{"name": "x", "message": "boom\\nbang"}', Broken, "HTTP 500: boom bang"),
         (500, b"<html>", Broken, "not JSON: <html>"),
+        (500, b'{"name": "psycopg2.errors.SerializationFailure", "message": "x"}', Conflict, "HTTP 500: x"),
         (422, b'{"message": "wrong"}', Broken, "HTTP 422: wrong"),
         (200, b"<html>login</html>", Broken, "not JSON"),
         (200, b"null", Broken, "not an answer of the gateway action: None"),
@@ -138,6 +140,7 @@ def test_no_other_answer_is_taken_as_done(
         ([rpc(9), fault(4, "no right")], Denied, "no right"),
         ([rpc(9), fault(1, "Trace\n  x\nTypeError: y\n")], Broken, ": TypeError: y"),
         ([rpc(9), fault("w", "who")], Broken, "who"),
+        ([rpc(9), fault(1, "psycopg2.errors.LockNotAvailable: canceling\nCONTEXT: x")], Conflict, "CONTEXT: x"),
     ],
 )
 def test_xmlrpc_faults(http_server: HttpServer, answers: list[bytes], kind: type[Exception], text: str) -> None:
@@ -217,6 +220,23 @@ def test_no_answer_is_not_taken_for_odoo_has_nothing(
     with pytest.raises(kind, match=text):
         gateway.find(["<1@x>"])
     gateway.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("120", 120), (" 5 ", 5), ("Thu, 01 Jan 1970 00:01:40 GMT", 60), ("-1", 0), ("soon", 0), ("", 0), ("9" * 30, 0)],
+)
+def test_retry_after_is_seconds_or_a_date(value: str, seconds: int) -> None:
+    assert retry_after(value, 40.0) == seconds
+
+
+def test_how_long_odoo_wants_to_be_left_alone_is_passed_on(http_server: HttpServer) -> None:
+    http_server.answers, http_server.retry_after = [(503, b"")], "77"
+    gateway = OdooGateway(config(http_server), "sesame")
+    with pytest.raises(Unavailable) as caught:
+        gateway.route(MESSAGES)
+    gateway.close()
+    assert caught.value.retry_after == 77
 
 
 def test_nobody_listens(closed_port: int) -> None:

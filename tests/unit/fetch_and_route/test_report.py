@@ -10,7 +10,7 @@ import pytest
 from fetch_and_route.message import Prepared
 from fetch_and_route.report import Report
 from fetch_and_route.routing import Decision, Verdict
-from fetch_and_route.trouble import Unavailable
+from fetch_and_route.trouble import Denied, Unavailable
 
 FORGED = Prepared('<a@x>\nmessage-id="<b@x>', ("sales@example.com",), b"")
 ROUTED = (Verdict("routed", "crm.lead/7"), Decision("routed", 0, ""), "Routed", 0.0604)
@@ -69,7 +69,8 @@ def test_the_journal_learns_what_needs_a_person(monkeypatch: pytest.MonkeyPatch)
     report.message("prod", Prepared("<a@x>", (), b""), *ROUTED)
     report.message("prod", FORGED, *REFUSED)
     report.trouble(Unavailable("away"))
-    assert [line[:3] for line in output.getvalue().splitlines()] == ["mes", "<4>", "<4>"]
+    report.trouble(Denied("no"))
+    assert [line[:3] for line in output.getvalue().splitlines()] == ["mes", "<4>", "<4>", "<3>"]
 
 
 def test_a_run_with_nothing_to_do_leaves_no_line() -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from fetch_and_route.calls import Calls, Gateway, ask
 from fetch_and_route.config import Config, Mailbox
-from fetch_and_route.message import Prepared, message_id
-from fetch_and_route.odoo import Broken, TooBig
+from fetch_and_route.message import Prepared, message_id, references
+from fetch_and_route.odoo import Broken, Conflict, TooBig
 from fetch_and_route.report import Report
 from fetch_and_route.routing import Entry, Verdict, key_of
-from fetch_and_route.run import ask, cycle
+from fetch_and_route.run import cycle
 from fetch_and_route.state import Note, State
 from fetch_and_route.trouble import Denied, Unavailable
 
@@ -28,15 +30,20 @@ class Killed(BaseException):
 
 
 class Fuse:
-    """Dies at the n-th step from now; n = 0: never."""
+    """Dies at the n-th step from now, and with it every thread at its next step; n = 0: never."""
 
     def __init__(self) -> None:
-        self.left = 0
+        self.steps = self._last = 0
+        self._lock = threading.Lock()
+
+    def arm(self, step: int) -> None:
+        self.steps, self._last = 0, step
 
     def step(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
+        with self._lock:
+            self.steps += 1
+            if self._last and self.steps >= self._last:
+                raise Killed
 
 
 class World:
@@ -50,19 +57,31 @@ class World:
         self.directory = directory
         self.fuse = Fuse()
 
-    def deliver(self, name: str, recipient: str = "sales@example.com", body: str = "") -> None:
+    def deliver(
+        self, name: str, recipient: str = "sales@example.com", body: str = "", *, answers: Sequence[str] = ()
+    ) -> None:
         uid = 1 + max((uid for folder in self.folders.values() for uid in folder), default=0)
-        raw = f"Delivered-To: {recipient}\r\nReceived: x\r\nMessage-ID: <{name}@x>\r\n\r\n{body}"
+        raw = f"Delivered-To: {recipient}\r\nReceived: x\r\nMessage-ID: <{name}@x>\r\n"
+        raw += "References: " + " ".join(f"<{other}@x>" for other in answers) + f"\r\n\r\n{body}"
         self.folders["INBOX"][uid] = raw.encode()
 
     def names(self, folder: str) -> list[str]:
         return [message_id(raw)[1:-3] for _, raw in sorted(self.folders[folder].items())]
 
-    def run(self, *, attempts: int = 3, stopped: Callable[[], bool] = lambda: False) -> str:
+    def run(
+        self,
+        *,
+        attempts: int = 3,
+        stopped: Callable[[], bool] = lambda: False,
+        concurrency: int = 1,
+        odoo: Callable[[], Gateway] | None = None,
+        session: Session | None = None,
+    ) -> str:
         output = io.StringIO()
         config = Config(databases=(), mailboxes=(), attempts=attempts, batch_messages=4, batch_bytes=1000)
         state = FusedState(self.directory, "prod", self.fuse)
-        cycle(MAILBOX, Session(self), Odoo(self), state, config, Report(output), stopped)
+        with Calls(odoo or (lambda: Odoo(self)), concurrency) as calls:
+            cycle(MAILBOX, session or Session(self), calls, state, config, Report(output), stopped)
         return output.getvalue()
 
     def note(self, name: str) -> Note | None:
@@ -79,7 +98,10 @@ class Session:
     def index(self) -> list[Entry]:
         self.world.fuse.step()
         inbox = self.world.folders["INBOX"]
-        return [Entry(uid, len(raw), key_of(message_id(raw))) for uid, raw in sorted(inbox.items())]
+        return [
+            Entry(uid, len(raw), key_of(message_id(raw)), tuple(map(key_of, references(raw))))
+            for uid, raw in sorted(inbox.items())
+        ]
 
     def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]:
         self.world.fuse.step()
@@ -106,6 +128,9 @@ class Odoo:
     def __init__(self, world: World) -> None:
         self.world = world
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def ping(self) -> None:
         if self.world.away:
             raise Unavailable("away")
@@ -115,10 +140,22 @@ class Odoo:
         self.world.calls.append([message.message_id[1:-3] for message in messages])
         if self.world.away:
             raise Broken("connection lost")
-        for kind, error in (("poison", Broken("boom")), ("huge", TooBig("too big")), ("denied", Denied("no"))):
+        deadly = {
+            "poison": Broken("boom"),
+            "huge": TooBig("too big"),
+            "denied": Denied("no"),
+            "conflict": Conflict("busy"),
+        }
+        for kind, error in deadly.items():
             if any(kind in message.message_id for message in messages):
                 raise error
-        verdicts = [self.post(message) for message in messages]
+        verdicts: list[Verdict] = []
+        failed = set()
+        for message in messages:
+            late = message.thread in failed
+            verdicts.append(Verdict("retry", reason="an earlier one failed") if late else self.post(message))
+            if verdicts[-1].word in ("error", "retry"):
+                failed.add(message.thread)
         self.world.fuse.step()  # Odoo has committed; the answer is lost
         return verdicts
 
@@ -251,15 +288,110 @@ def test_a_refusal_of_us_stops_the_cycle_and_keeps_all(world: World) -> None:
     assert len(world.names("INBOX")) == 5
 
 
-def test_a_stop_ends_after_the_batch_under_way(world: World) -> None:
-    for number in range(6):
-        world.deliver(f"m{number}")
+def test_a_stop_ends_after_the_calls_under_way(world: World) -> None:
+    names = [f"m{number}" for number in range(20)]
+    for name in names:
+        world.deliver(name)
     world.run(stopped=lambda: bool(world.calls))
-    assert world.names("Routed") == ["m0", "m1", "m2", "m3"]
+    assert world.names("Routed")[:4] == names[:4]
+    assert world.names("INBOX")[-12:] == names[-12:], "what was not yet fetched"
+    assert world.posted.keys() == {f"<{name}@x>" for name in world.names("Routed")}
+
+
+class Meeting(Odoo):
+    """An Odoo whose first calls are answered only once two are there at the same time."""
+
+    def __init__(self, world: World, barrier: threading.Barrier) -> None:
+        super().__init__(world)
+        self.barrier = barrier
+
+    def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
+        if len(self.world.calls) < 2:
+            self.barrier.wait(10)
+        return super().route(messages)
+
+
+def test_several_calls_at_a_time_each_over_its_own_connection(world: World) -> None:
+    for number in range(8):
+        world.deliver(f"m{number}")
+    barrier, made = threading.Barrier(2), []
+
+    def connect() -> Odoo:
+        made.append(Meeting(world, barrier))
+        return made[-1]
+
+    world.run(concurrency=2, odoo=connect)
+    assert len(made) == 2
+    assert len(world.names("Routed")) == 8
+
+
+def test_while_odoo_works_the_next_batch_is_fetched(world: World) -> None:
+    for number in range(8):
+        world.deliver(f"m{number}")
+    fetched = threading.Event()
+
+    class Watched(Session):
+        def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]:
+            if 5 in uids:
+                fetched.set()
+            return super().fetch(uids, header_only=header_only)
+
+    class Slow(Odoo):
+        def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
+            assert fetched.wait(10)
+            return super().route(messages)
+
+    world.run(odoo=lambda: Slow(world), session=Watched(world))
+    assert len(world.names("Routed")) == 8
+
+
+def test_what_follows_a_failed_message_in_its_thread_waits_for_it(world: World) -> None:
+    for name, answers in (("error", []), ("b", ["error"]), ("c", ["b"]), ("d", []), ("e", ["c"]), ("f", ["e"])):
+        world.deliver(name, answers=answers)
+    for _ in range(2):
+        world.run(concurrency=2)
+        assert world.names("Routed") == ["d"]
+        assert world.names("INBOX") == ["error", "b", "c", "e", "f"]
+    world.run(concurrency=2)
+    assert world.names("Quarantine") == ["error"]
+    world.run()
+    assert world.names("Routed") == ["b", "c", "d", "e", "f"]
+
+
+def test_what_follows_a_deadly_message_in_its_thread_waits_for_it(world: World) -> None:
+    for name, answers in (("a", ["old"]), ("poison", ["old"]), ("b", ["old"]), ("c", [])):
+        world.deliver(name, answers=answers)
+    world.run()
+    assert world.names("Routed") == ["a", "c"]
+    assert world.names("INBOX") == ["poison", "b"]
+
+
+def test_a_conflict_in_odoo_is_nobodys_fault(world: World) -> None:
+    for name in ("a", "conflict", "b"):
+        world.deliver(name)
+    for _ in range(4):
+        world.run()
+    assert world.names("Routed") == ["a", "b"]
+    assert world.names("INBOX") == ["conflict"]
+
+
+def test_once_odoo_is_away_nothing_more_is_asked_and_answers_are_settled(world: World) -> None:
+    for number in range(20):
+        world.deliver(f"m{number}")
+
+    class Leaving(Odoo):
+        def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
+            world.away = bool(world.calls)
+            return super().route(messages)
+
+    with pytest.raises(Unavailable):
+        world.run(odoo=lambda: Leaving(world))
+    assert world.names("Routed") == [f"m{number}" for number in range(4)]
+    assert len(world.calls) == 2
 
 
 def test_an_empty_mailbox_asks_nobody(world: World) -> None:
-    world.fuse.left = 1
+    world.fuse.arm(1)
     assert world.run() == ""
 
 
@@ -281,28 +413,26 @@ def test_mail_that_is_taken_away_meanwhile_is_no_trouble(world: World) -> None:
     entries = session.index()
     del world.folders["INBOX"][1]
     session.index = lambda: entries  # type: ignore[method-assign]
-    config = Config(databases=(), mailboxes=())
-    cycle(MAILBOX, session, Odoo(world), State(world.directory, "prod"), config, Report(io.StringIO()), lambda: False)
+    world.run(session=session)
     assert world.names("Routed") == ["b"]
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
 @pytest.mark.parametrize("step", range(1, 61))
-def test_killed_at_any_step_nothing_is_lost_or_posted_twice(state_directory: Path, step: int) -> None:
+def test_killed_at_any_step_nothing_is_lost_or_posted_twice(state_directory: Path, step: int, concurrency: int) -> None:
     world = World(state_directory)
     names = ["a", "refused", "b", "copy", "poison", "c", "error", "d"]
     for name in names:
-        world.deliver(name)
+        world.deliver(name, answers=["b"] if name in "cd" else [])
     world.deliver("copy", "projects@example.com")
-    world.fuse.left = step
+    world.fuse.arm(step)
     deaths = 0
     for _ in range(8):
         try:
-            world.run()
+            world.run(concurrency=concurrency)
         except Killed:
             deaths += 1
-            world.fuse.left = step  # and again, at the same step of the next run
-            if deaths == 2:
-                world.fuse.left = 0
+            world.fuse.arm(step if deaths < 2 else 0)  # and again, at the same step of the next run
         everywhere = [name for folder in FOLDERS for name in world.names(folder)]
         assert sorted(everywhere) == sorted([*names, "copy"]), "in one folder at every moment"
         for name in world.names("Quarantine"):
@@ -316,9 +446,9 @@ def test_the_steps_above_are_all_steps(world: World) -> None:
     for name in ("a", "refused", "b", "copy", "poison", "c", "error", "d", "copy"):
         world.deliver(name)
     world.run()
-    assert -world.fuse.left <= 60
+    assert world.fuse.steps <= 60
 
 
 def test_nothing_to_ask_asks_nothing(world: World) -> None:
-    world.fuse.left = 1
+    world.fuse.arm(1)
     assert ask(Odoo(world), []) == []

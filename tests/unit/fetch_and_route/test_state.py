@@ -72,7 +72,7 @@ def test_a_broken_file_is_no_reason_to_keep_mail_waiting(state_directory: Path, 
 
 
 def test_a_file_that_cannot_be_written_is_named(state_directory: Path) -> None:
-    (state_directory / "prod.new").mkdir()
+    (state_directory / "prod.json.new").mkdir()
     with pytest.raises(Misconfigured, match=r"prod\.json: Is a directory"):
         State(state_directory, "prod").update({"<a@x>": NOTE})
 

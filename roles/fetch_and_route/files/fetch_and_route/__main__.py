@@ -68,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("message_id", metavar="MESSAGE-ID", help="with or without <>")
 
     actions = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    actions.add_parser("run", parents=[json_option], help="route what waits now, then end")
+    run_now = actions.add_parser("run", parents=[json_option], help="route what waits now, then end")
+    run_now.add_argument("--scheduled", action="store_true", help="leave databases alone that were away just now")
     actions.add_parser(
         "status",
         parents=[json_option, mailbox_option],
@@ -102,7 +103,7 @@ def _dispatch(options: argparse.Namespace, config: Config) -> int:
     asker = commands.Asker(config, options.config, getattr(options, "json", False))
     match options.command, getattr(options, "act", ""):
         case "run", _:
-            return _run(config, options.config, as_json=options.json)
+            return _run(config, options.config, as_json=options.json, scheduled=options.scheduled)
         case "status", _:
             return commands.status(asker)
         case "explain", _:
@@ -119,7 +120,7 @@ def _dispatch(options: argparse.Namespace, config: Config) -> int:
             return commands.quarantine_drop(asker, options.message_id, yes=options.yes)
 
 
-def _run(config: Config, config_path: Path, *, as_json: bool) -> int:
+def _run(config: Config, config_path: Path, *, as_json: bool, scheduled: bool) -> int:
     report = Report(sys.stdout, as_json=as_json)
     stop = threading.Event()
 
@@ -133,7 +134,7 @@ def _run(config: Config, config_path: Path, *, as_json: bool) -> int:
         if not ours:
             report.say("another fetch-and-route is running: nothing to do here")
             return 0
-        code = run(config, config_path, report, stop)
+        code = run(config, config_path, report, stop, scheduled=scheduled)
         _afterwards(config, report)
         report.finish()
         return code

@@ -45,6 +45,8 @@ class Database:
     """Authority that signed Odoo's certificate; empty: those the system trusts."""
     timeout: int = 300
     """Seconds that one call may take. Odoo itself stops a call after 120 unless told otherwise."""
+    concurrency: int = 2
+    """At most so many calls at the same time, all its mailboxes together."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from .trouble import Misconfigured
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file of mode 0600 in one instant; durable when it returns. Raises Misconfigured."""
-    temporary = path.with_suffix(".new")
+    temporary = path.with_name(f"{path.name}.new")
     try:
         temporary.unlink(missing_ok=True)  # one that an earlier death left behind keeps no mode of its own
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - fd

@@ -127,9 +127,10 @@ class ImapMailbox:
         """Whether the server can take messages out of the inbox without touching others."""
         return bool({"MOVE", "UIDPLUS"} & self._capabilities)
 
-    def index(self) -> list[Entry]:
-        """What waits, oldest first: UID, size and the key of its Message-ID."""
-        return sorted(Entry(uid, size, key_of(identity)) for uid, size, identity in self._scan(self._count))
+    def index(self) -> Iterator[Entry]:
+        """What waits: UID, size, the keys of its Message-ID and of those it answers. No other command meanwhile."""
+        for uid, size, identity, answered in self._scan(self._count):
+            yield Entry(uid, size, key_of(identity), tuple(map(key_of, answered)))
 
     def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]:
         """The bytes (or only headers) of messages by UID; those that are gone meanwhile are left out."""
@@ -180,7 +181,7 @@ class ImapMailbox:
             yield []
             return
         count = self._select(folder, readonly=not writable)
-        yield [Listed(uid, identity) for uid, _, identity in self._scan(count)]
+        yield [Listed(uid, identity) for uid, _, identity, _ in self._scan(count)]
         self._count = self._select(self._config.inbox)
 
     def remove(self, uids: Sequence[int]) -> None:
@@ -200,24 +201,25 @@ class ImapMailbox:
             self._make(folder)
         return answer != "OK"
 
-    def _scan(self, count: int) -> Iterator[tuple[int, int, str]]:
-        """UID, size and Message-ID of the selected folder's `count` messages, those without one last.
+    def _scan(self, count: int) -> Iterator[tuple[int, int, str, list[str]]]:
+        """UID, size, Message-ID and references of the selected folder's `count` messages, those without an id last.
 
         Sequence numbers hold while only FETCH is asked (RFC 3501, section 7.4.1), so windows of them miss nothing.
         """
         nameless: list[Fetched] = []
         for first in range(1, count + 1, WINDOW):
             window = f"{first}:{min(first + WINDOW - 1, count)}"
-            what = "(UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)])"
+            what = "(UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID REFERENCES IN-REPLY-TO)])"
             for fetched in parse_fetch(self._command("looking what is there", self._imap.fetch, window, what)):
                 identity = message.message_id(fetched.content)
                 if identity:
-                    yield fetched.uid, fetched.size, identity
+                    yield fetched.uid, fetched.size, identity, message.references(fetched.content)
                 else:
                     nameless.append(fetched)
         for fetched in nameless:
             for uid, content in self.fetch([fetched.uid]).items():
-                yield uid, fetched.size, message.message_id(content) or message.made_message_id(content)
+                identity = message.message_id(content) or message.made_message_id(content)
+                yield uid, fetched.size, identity, message.references(content)
 
     def _log_in(self, password: str) -> None:
         login = self._config.login

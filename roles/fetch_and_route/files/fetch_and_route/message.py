@@ -18,6 +18,9 @@ _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
 _HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[\t ]")  # email.feedparser.headerRE
 _EXTENSION = re.compile(r"(?<=[^@+])\+[^@]*(?=@)")
 _OURS = (b"delivered-to", b"return-path")
+_REFERENCE = re.compile(r"<[^<>]+>")  # odoo/tools/mail.py, mail_header_msgid_re
+MOST_REFERENCES = 32
+"""So many of a message's references count, as in Odoo 19 (mail.thread.message_route); the first one always does."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Prepared:
     message_id: str
     recipients: tuple[str, ...]
     raw: bytes
+    thread: int = 0
+    """The same for messages of one call whose order matters; 0: it has no such others."""
 
 
 def split(raw: bytes) -> Message:
@@ -77,6 +82,20 @@ def message_id(raw: bytes) -> str:
     """The Message-ID of a message or header block as Odoo reads it; empty when there is none or it says nothing."""
     found = next((field.value for field in split(raw).fields if field.name == b"message-id"), b"")
     return _text(found) if found.strip(b"<> ") else ""
+
+
+def references(raw: bytes) -> list[str]:
+    """The Message-IDs that a message or header block answers (RFC 5322, section 3.6.4): its thread's first, the last.
+
+    At most MOST_REFERENCES, whatever a stranger sends.
+    """
+    found: list[str] = []
+    for name in (b"references", b"in-reply-to"):
+        for field in split(raw).fields:
+            if field.name == name:
+                found += _REFERENCE.findall(_text(field.value))
+    unique = list(dict.fromkeys(found))
+    return unique if len(unique) <= MOST_REFERENCES else [unique[0], *unique[1 - MOST_REFERENCES :]]
 
 
 def made_message_id(raw: bytes) -> str:

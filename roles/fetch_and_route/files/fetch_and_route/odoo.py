@@ -2,9 +2,10 @@
 
 One call carries many messages, each as base64 of its bytes, and answers a verdict for each:
 
-    context = {"mailroom": {"version": 1, "messages": [{"id", "message_id", "raw"}]}}
+    context = {"mailroom": {"version": 1, "messages": [{"id", "message_id", "thread", "raw"}]}}
     answer = {"mailroom": {"version": 1, "verdicts": [{"id", "verdict", "model", "res_id", "reason"}]}}
 
+Once a message failed, the action does not try the later ones of the same `thread` in that call: their verdict is retry.
 With "find": [Message-IDs] in the context, "found" in the answer has [{"message_id", "mail_message_id", "model",
 "res_id"}] of those that Odoo has; that changes nothing there. An answer that is anything else is never taken as done.
 """
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import email.utils
 import http.client
 import json
+import re
 import ssl
+import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -30,6 +34,10 @@ from .trouble import Denied, Trouble, Unavailable, one_line
 
 CONNECT_TIMEOUT = 15
 """Seconds to wait for a connection."""
+CONFLICT = re.compile(
+    r"SerializationFailure|DeadlockDetected|LockNotAvailable|could not serialize access|deadlock detected|lock timeout"
+)
+"""What Odoo passes on of PostgreSQL's answers 40001, 40P01 and 55P03 (odoo/service/model.py, PG_CONCURRENCY_ERRORS)."""
 BUSY = (408, 409, 423, 425, 429, 502, 503, 504)
 """HTTP answers that say: not now."""
 
@@ -50,6 +58,10 @@ class Known(NamedTuple):
     message_id: str
     number: int
     record: str
+
+
+class Conflict(Broken):
+    """Odoo gave a call up because others were at the same records, however often it tried: nobody's fault."""
 
 
 class OdooGateway:
@@ -77,7 +89,7 @@ class OdooGateway:
         try:
             self.route([])
         except Broken as error:
-            raise Unavailable(str(error)) from error
+            raise Unavailable(f"{error}: mail waits, the next run tries again") from error
 
     def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
         """Hand messages over; one verdict for each, in their order. Raises Unavailable, Denied and Broken."""
@@ -112,7 +124,8 @@ class OdooGateway:
         body = [f'{{"ids": [{self._config.action}], "context": {{"mailroom": {{{asked}'.encode()]
         for number, message in enumerate(messages):
             start = (
-                f'{"," if number else ""}{{"id": "{number}", "message_id": {json.dumps(message.message_id)}, "raw": "'
+                f'{"," if number else ""}{{"id": "{number}", "message_id": {json.dumps(message.message_id)}, '
+                f'"thread": "{message.thread or ""}", "raw": "'
             )
             body += [start.encode(), base64.b64encode(message.raw), b'"}']
         headers = {
@@ -128,7 +141,9 @@ class OdooGateway:
         if status == 200:
             return value
         reason = value.get("message") if isinstance(value, dict) else value
-        raise Broken(f"{self._where}: HTTP {status}: {one_line(reason)}")
+        name = str(value.get("name")) if isinstance(value, dict) else ""
+        kind = Conflict if CONFLICT.search(f"{name} {reason}") else Broken
+        raise kind(f"{self._where}: HTTP {status}: {one_line(reason)}")
 
     def _call_xmlrpc(self, messages: Sequence[Prepared], find: Sequence[str]) -> Any:
         login: tuple[Any, ...] = (self._config.name, self._config.login, self._key, {})
@@ -136,7 +151,12 @@ class OdooGateway:
         if not self._uid:
             raise Denied(f"{self._where}: refuses the login {self._config.login!r}: {self._remedy}")
         batch = [
-            {"id": str(number), "message_id": message.message_id, "raw": base64.b64encode(message.raw).decode()}
+            {
+                "id": str(number),
+                "message_id": message.message_id,
+                "thread": str(message.thread or ""),
+                "raw": base64.b64encode(message.raw).decode(),
+            }
             for number, message in enumerate(messages)
         ]
         context = {"mailroom": {"version": 1, "find": list(find), "messages": batch}}
@@ -153,7 +173,8 @@ class OdooGateway:
             text = one_line(fault.faultString.strip().rpartition("\n")[2])  # the last line of a traceback
             if fault.faultCode in (3, 4):  # odoo/addons/base/controllers/rpc.py: access denied, access error
                 raise Denied(f"{self._where}: {text}: {self._remedy}") from fault
-            raise Broken(f"{self._where}: {text}") from fault
+            kind = Conflict if CONFLICT.search(fault.faultString) else Broken
+            raise kind(f"{self._where}: {text}") from fault
         except (xmlrpc.client.Error, ExpatError, ValueError, LookupError, TypeError) as error:
             raise Broken(f"{self._where}: HTTP {status}, not XML-RPC: {_excerpt(answer)}") from error
 
@@ -177,7 +198,7 @@ class OdooGateway:
                     continue
                 text = one_line(error) or type(error).__name__
                 raise Broken(f"{self._where}: the call was cut off: {text}") from error
-        self._check(response.status, answer, response.headers.get("Location"))
+        self._check(response.status, answer, response.headers)
         return response.status, answer
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -203,15 +224,16 @@ class OdooGateway:
             text = one_line(error.strerror or error)
             raise Unavailable(f"{self._where}: cannot connect: {text}: mail waits, the next run tries again") from error
 
-    def _check(self, status: int, answer: bytes, location: str | None) -> None:
+    def _check(self, status: int, answer: bytes, headers: http.client.HTTPMessage) -> None:
         """Raise for HTTP answers that say all by their number."""
         where = f"{self._where}: HTTP {status}"
         if status in BUSY:
-            raise Unavailable(f"{where}: mail waits, the next run tries again")
+            wait = retry_after(headers.get("Retry-After", ""), time.time())
+            raise Unavailable(f"{where}: mail waits, the next run tries again", wait)
         if status == 413:
             raise TooBig(f"{where}: too big for Odoo or the proxy before it")
         if 300 <= status < 400:
-            raise Denied(f"{where}: it points to {location}: write that address as the database's url")
+            raise Denied(f"{where}: it points to {headers.get('Location')}: write that address as the database's url")
         if status == 404:
             raise Denied(f"{where}: check the url and the database's name, and the protocol {self._config.protocol}")
         if status in (401, 403):
@@ -220,6 +242,16 @@ class OdooGateway:
     @property
     def _remedy(self) -> str:
         return "run the roles odoo_mail and fetch_and_route, which renew the key and the rights"
+
+
+def retry_after(value: str, now: float) -> int:
+    """Seconds to wait by a Retry-After header: a number of them or a date (RFC 9110, section 10.2.3); else 0."""
+    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        return int(value)
+    try:
+        return max(0, int(email.utils.parsedate_to_datetime(value).timestamp() - now))
+    except (ValueError, TypeError, OverflowError):
+        return 0
 
 
 def _verdict(item: Mapping[str, Any]) -> Verdict:

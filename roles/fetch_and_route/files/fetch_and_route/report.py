@@ -19,7 +19,7 @@ from typing import TextIO
 from .message import Prepared
 from .metrics import Folders, Tally, kind_of
 from .routing import Decision, Verdict
-from .trouble import Trouble
+from .trouble import Trouble, Unavailable
 
 _PLAIN = re.compile(r"[!-!#-<>-~]+")
 BAR = 24
@@ -92,15 +92,20 @@ class Report:
         with self._lock:
             self.tallies[mailbox].folders = folders
 
-    def trouble(self, trouble: Trouble, mailbox: str = "") -> None:
-        """Something a person should know; `mailbox` is the one whose run it ended, if any."""
+    def trouble(self, trouble: Trouble, mailbox: str = "", *, quiet: bool = False) -> None:
+        """Something a person should know; as an error in the journal where nothing goes on without a person.
+
+        `mailbox` is the one whose run it ended, if any; `quiet` only counts what is said elsewhere.
+        """
         with self._lock:
             if mailbox:
                 self.tallies[mailbox].failures[kind_of(trouble)] += 1
+            if quiet:
+                return
             if self._json:
                 self._object("trouble", text=str(trouble), exit_code=trouble.exit_code)
             else:
-                self._line(str(trouble), True)
+                self._line(str(trouble), True, "<4>" if isinstance(trouble, Unavailable) else "<3>")
             self._progress()
 
     def say(self, text: str) -> None:
@@ -126,8 +131,8 @@ class Report:
         self._stream.write(json.dumps({"event": event, **values}) + "\n")
         self._stream.flush()
 
-    def _line(self, text: str, needs_person: bool) -> None:
-        prefix = "<4>" if needs_person and self._journal else ""
+    def _line(self, text: str, needs_person: bool, priority: str = "<4>") -> None:
+        prefix = priority if needs_person and self._journal else ""
         erase = "\r\x1b[K" if self._terminal else ""
         self._stream.write(f"{erase}{prefix}{text}\n")
         self._stream.flush()

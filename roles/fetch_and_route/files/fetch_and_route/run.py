@@ -2,27 +2,34 @@
 
 Safe to be killed at any instruction, by the order of steps: Odoo commits, then the reason is noted, then the message is
 moved. Killed in between, a message is still in INBOX; the next run asks again and Odoo answers `duplicate`.
+
+While Odoo works on batches, the next one is fetched. One thread alone uses a mailbox's session: the one that runs its
+cycle.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from . import config as configuration
+from .backoff import BackOff, clock
+from .calls import Answer, Calls
 from .config import Config, Database, Mailbox
 from .message import Prepared, prepare
 from .metrics import look
-from .odoo import Broken, OdooGateway, TooBig
+from .odoo import OdooGateway
 from .report import Report
-from .routing import Decision, Entry, Folder, Mail, Verdict, batches, decide, key_of, merge
+from .routing import Backlog, Decision, Entry, Folder, Mail, Verdict, decide, key_of
 from .sources import queue_for
 from .state import Note, State
-from .trouble import Trouble
+from .trouble import Trouble, Unavailable
 
 
 class Queue(Protocol):
@@ -30,110 +37,182 @@ class Queue(Protocol):
 
     @property
     def count(self) -> int: ...
-    def index(self) -> list[Entry]: ...
+    def index(self) -> Iterable[Entry]: ...
     def fetch(self, uids: Sequence[int], *, header_only: bool = False) -> dict[int, bytes]: ...
     def move(self, uids: Sequence[int], folder: str) -> None: ...
     def message_ids(self, folder: str) -> list[str]: ...
 
 
-class Gateway(Protocol):
-    """The part of Odoo that the cycle needs; see odoo.OdooGateway."""
+class Batch(NamedTuple):
+    """What was taken out of the backlog, and what of it is still there."""
 
-    def ping(self) -> None: ...
-    def route(self, messages: Sequence[Prepared]) -> list[Verdict]: ...
+    mails: list[Mail]
+    messages: list[tuple[Mail, Prepared]]
 
 
-def run(config: Config, config_path: Path, report: Report, stop: threading.Event) -> int:
-    """Serve all databases, each on its own so that one that is away delays no other. Returns the exit code."""
+class Settled(NamedTuple):
+    """A message with its verdict and what becomes of it; `seconds` is its share of the call."""
+
+    mail: Mail
+    message: Prepared
+    verdict: Verdict
+    decision: Decision
+    seconds: float
+
+
+def run(config: Config, config_path: Path, report: Report, stop: threading.Event, *, scheduled: bool = False) -> int:
+    """Serve all databases, each on its own so that one that is away delays no other. Returns the exit code.
+
+    A scheduled run leaves a database alone that was away a short while ago; a person's does not.
+    """
     if not config.databases:
         return 0
-    with ThreadPoolExecutor(len(config.databases)) as pool:
-        codes = pool.map(lambda database: serve(database, config, config_path, report, stop), config.databases)
-        return max(codes)
 
-
-def serve(database: Database, config: Config, config_path: Path, report: Report, stop: threading.Event) -> int:
-    """Serve one database's mailboxes. Returns the highest exit code of what went wrong, 0 when nothing did."""
-    code = 0
-    gateway: OdooGateway | None = None
-    for mailbox in (mailbox for mailbox in config.mailboxes if mailbox.database == database.name):
+    def serve_one(database: Database) -> int:
         try:
-            gateway = gateway or OdooGateway(database, configuration.secret(database.key, config_path))
-            state = State(Path(config.state_directory), mailbox.name)
-            with queue_for(mailbox, config, config_path) as queue:
-                try:
-                    cycle(mailbox, queue, gateway, state, config, report, stop.is_set)
-                finally:
-                    if config.metrics_directory:
-                        report.looked(mailbox.name, look(queue, mailbox.routed, mailbox.quarantine))
-            report.served(mailbox.name)
+            return serve(database, config, config_path, report, stop, scheduled=scheduled)
         except Trouble as trouble:
-            report.trouble(trouble, mailbox.name)
-            code = max(code, trouble.exit_code)
-    if gateway is not None:
-        gateway.close()
+            report.trouble(trouble)
+            return trouble.exit_code
+
+    with ThreadPoolExecutor(len(config.databases)) as pool:
+        return max(pool.map(serve_one, config.databases))
+
+
+def serve(
+    database: Database, config: Config, config_path: Path, report: Report, stop: threading.Event, *, scheduled: bool
+) -> int:
+    """Serve one database's mailboxes, each on its own, with the database's calls and back-off in common.
+
+    Returns the highest exit code of what went wrong with a mailbox. Raises Trouble: what is wrong with the database.
+    """
+    mailboxes = [mailbox for mailbox in config.mailboxes if mailbox.database == database.name]
+    if not mailboxes:
+        return 0
+    directory = Path(config.state_directory)
+    backoff = BackOff(directory, database.name)
+    pause = backoff.pause(time.time()) if scheduled else None
+    if pause:
+        report.say(f"{pause.reason}: left alone until {clock(pause.until)}, after {pause.failures} failures in a row")
+        return Unavailable.exit_code
+    connect = partial(OdooGateway, database, configuration.secret(database.key, config_path))
+    with Calls(connect, database.concurrency) as calls:
+
+        def serve_one(mailbox: Mailbox) -> int:
+            try:
+                state = State(directory, mailbox.name)
+                with queue_for(mailbox, config, config_path) as queue:
+                    try:
+                        cycle(mailbox, queue, calls, state, config, report, stop.is_set)
+                    finally:
+                        if config.metrics_directory:
+                            report.looked(mailbox.name, look(queue, mailbox.routed, mailbox.quarantine))
+                report.served(mailbox.name)
+            except Trouble as trouble:
+                # Of the database's own trouble the mailbox keeps count, but it is said once.
+                report.trouble(trouble, mailbox.name, quiet=trouble is calls.trouble)
+                return trouble.exit_code
+            return 0
+
+        with ThreadPoolExecutor(len(mailboxes)) as pool:
+            code = max(pool.map(serve_one, mailboxes))
+    if isinstance(calls.trouble, Unavailable):
+        pause = backoff.failed(calls.trouble, time.time())
+        report.say(f"database {database.name}: the timer's runs leave it alone until {clock(pause.until)}")
+    elif calls.answered:
+        backoff.answered()
+    if calls.trouble:
+        raise calls.trouble
     return code
 
 
 def cycle(
     mailbox: Mailbox,
     queue: Queue,
-    gateway: Gateway,
+    calls: Calls,
     state: State,
     config: Config,
     report: Report,
     stopped: Callable[[], bool],
 ) -> None:
-    """Handle each message that waits now, once, oldest first. Raises Trouble; what is not done by then still waits."""
+    """Handle each message that waits now, once, each thread oldest first.
+
+    Raises Trouble, after what Odoo answered meanwhile is settled; what is not done by then still waits.
+    """
     if not queue.count:
         return
-    entries = queue.index()
-    mails = merge(entries)
-    report.waiting(len(mails))
+    backlog = Backlog(queue.index())
+    gone = {message_id for message_id in state if key_of(message_id) not in backlog}
+    report.waiting(len(backlog))
+    out: dict[Future[Answer], Batch] = {}
+    trouble: Trouble | None = None
     quarantined = False
-    for batch in batches(mails, config.batch_messages, config.batch_bytes):
-        if stopped():
-            return
-        messages = _read(queue, batch, mailbox)
-        began = time.monotonic()
-        verdicts = ask(gateway, [message for _, message in messages])
-        seconds = (time.monotonic() - began) / max(len(messages), 1)
-        decisions = [
-            decide(verdict, _attempts(state, message), config.attempts)
-            for (_, message), verdict in zip(messages, verdicts, strict=True)
-        ]
-        _settle(mailbox, queue, state, messages, decisions)
-        for (_, message), verdict, decision in zip(messages, verdicts, decisions, strict=True):
-            report.message(mailbox.name, message, verdict, decision, _folder(mailbox, decision.folder), seconds)
-            quarantined = quarantined or decision.folder == "quarantine"
-        report.batch_done()
-    if quarantined:
-        waiting = {entry.key for entry in entries}
-        kept = set(queue.message_ids(mailbox.quarantine))
-        state.keep_only(lambda message_id: message_id in kept or key_of(message_id) in waiting)
-
-
-def ask(gateway: Gateway, messages: Sequence[Prepared]) -> list[Verdict]:
-    """Get a verdict for each message. A call that dies is taken apart, to find the message that kills it.
-
-    Nothing is held against a message unless Odoo answers a ping right after: then it is not Odoo that is in trouble.
-    What Odoo wants to be asked about again is, as long as each call settles at least one message.
-    Raises Unavailable and Denied.
-    """
-    if not messages:
-        return []
     try:
-        verdicts = gateway.route(messages)
-    except Broken as error:
-        gateway.ping()
-        if len(messages) == 1:
-            return [Verdict("refused" if isinstance(error, TooBig) else "error", reason=str(error))]
-        return [verdict for message in messages for verdict in ask(gateway, [message])]
-    again = [number for number, verdict in enumerate(verdicts) if verdict.word == "retry"]
-    if len(again) < len(messages):
-        for number, verdict in zip(again, ask(gateway, [messages[number] for number in again]), strict=True):
-            verdicts[number] = verdict
-    return verdicts
+        while True:
+            if trouble is None and not stopped():
+                _ask_more(mailbox, queue, calls, backlog, config, out, stopped)
+            else:
+                out = {future: batch for future, batch in out.items() if not future.cancel()}
+            if not out:
+                break
+            finished, _ = wait(out, return_when=FIRST_COMPLETED)
+            settled: list[Settled] = []
+            for future in [future for future in out if future in finished]:
+                batch = out.pop(future)
+                try:
+                    made = _decide(batch.messages, future.result(), state, config.attempts)
+                except Trouble as error:
+                    trouble = error
+                    continue
+                backlog.give_back(batch.mails, {item.mail.thread for item in made if item.decision.folder == "inbox"})
+                settled += made
+            _settle(mailbox, queue, state, settled)
+            for item in settled:
+                folder = _folder(mailbox, item.decision.folder)
+                report.message(mailbox.name, item.message, item.verdict, item.decision, folder, item.seconds)
+                quarantined = quarantined or item.decision.folder == "quarantine"
+            report.batch_done()
+    finally:
+        for future in out:
+            future.cancel()
+    if trouble is not None:
+        raise trouble
+    if quarantined:
+        kept = set(queue.message_ids(mailbox.quarantine))
+        state.keep_only(lambda message_id: message_id in kept or message_id not in gone)
+
+
+def _ask_more(
+    mailbox: Mailbox,
+    queue: Queue,
+    calls: Calls,
+    backlog: Backlog,
+    config: Config,
+    out: dict[Future[Answer], Batch],
+    stopped: Callable[[], bool],
+) -> None:
+    """Fetch and ask as much as Odoo works on at a time, and one batch more, which waits here for its turn."""
+    while len(out) <= calls.most and not stopped():
+        mails = backlog.take(config.batch_messages, config.batch_bytes)
+        if not mails:
+            return
+        messages = _read(queue, mails, mailbox)
+        if messages:
+            out[calls.ask([message for _, message in messages])] = Batch(mails, messages)
+        else:
+            backlog.give_back(mails)
+
+
+def _decide(
+    messages: Sequence[tuple[Mail, Prepared]], answer: Answer, state: State, most_attempts: int
+) -> list[Settled]:
+    """What becomes of each message of a call."""
+    seconds = answer.seconds / len(messages)
+    settled = []
+    for (mail, message), verdict in zip(messages, answer.verdicts, strict=True):
+        decision = decide(verdict, _attempts(state, message), most_attempts)
+        settled.append(Settled(mail, message, verdict, decision, seconds))
+    return settled
 
 
 def _read(queue: Queue, batch: Sequence[Mail], mailbox: Mailbox) -> list[tuple[Mail, Prepared]]:
@@ -145,32 +224,25 @@ def _read(queue: Queue, batch: Sequence[Mail], mailbox: Mailbox) -> list[tuple[M
         first = bodies.pop(mail.uids[0], None)
         if first is not None:
             copies = [first, *(headers[uid] for uid in mail.uids[1:] if uid in headers)]
-            messages.append((mail, prepare(copies, mailbox.former_names)))
+            prepared = prepare(copies, mailbox.former_names)
+            messages.append((mail, dataclasses.replace(prepared, thread=mail.thread)))
     return messages
 
 
-def _settle(
-    mailbox: Mailbox,
-    queue: Queue,
-    state: State,
-    messages: Sequence[tuple[Mail, Prepared]],
-    decisions: Sequence[Decision],
-) -> None:
+def _settle(mailbox: Mailbox, queue: Queue, state: State, settled: Sequence[Settled]) -> None:
     """Note what stays or is quarantined, move what is decided, forget what is done; in this order."""
     notes: dict[str, Note | None] = {}
     uids: dict[Folder, list[int]] = {"inbox": [], "routed": [], "quarantine": []}
-    for (mail, message), decision in zip(messages, decisions, strict=True):
-        uids[decision.folder] += mail.uids
-        if decision.folder != "routed" and decision.reason:
-            note = Note(decision.attempts, decision.reason, message.recipients, int(time.time()))
-            notes[message.message_id] = note
+    for item in settled:
+        uids[item.decision.folder] += item.mail.uids
+        if item.decision.folder != "routed" and item.decision.reason:
+            note = Note(item.decision.attempts, item.decision.reason, item.message.recipients, int(time.time()))
+            notes[item.message.message_id] = note
     state.update(notes)
     for folder in ("routed", "quarantine"):
         if uids[folder]:
             queue.move(uids[folder], _folder(mailbox, folder))
-    state.update(
-        {message.message_id: None for (_, message), d in zip(messages, decisions, strict=True) if d.folder == "routed"}
-    )
+    state.update({item.message.message_id: None for item in settled if item.decision.folder == "routed"})
 
 
 def _attempts(state: State, message: Prepared) -> int:

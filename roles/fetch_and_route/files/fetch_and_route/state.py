@@ -43,6 +43,10 @@ class State:
         """The note about a message, None when there is none."""
         return self._notes.get(message_id)
 
+    def __iter__(self) -> Iterator[str]:
+        """The Message-IDs that there are notes about."""
+        return iter(tuple(self._notes))
+
     def update(self, notes: dict[str, Note | None]) -> None:
         """Add notes, or remove those given as None; durable when it returns. Raises Misconfigured."""
         if _merged(self._notes, notes) == self._notes:

@@ -20,6 +20,11 @@ class Unavailable(Trouble):
 
     exit_code = 75
 
+    def __init__(self, text: str, retry_after: int = 0) -> None:
+        """Say what is away; `retry_after`: seconds that the server asks us to wait, 0 when it does not say."""
+        super().__init__(text)
+        self.retry_after = retry_after
+
 
 class Denied(Trouble):
     """A server refuses us whatever the message: a person has to act, mail waits (EX_NOPERM)."""
