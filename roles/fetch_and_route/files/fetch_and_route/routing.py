@@ -62,8 +62,8 @@ class Decision:
 
 
 def key_of(message_id: str) -> bytes:
-    """What makes copies of one mail equal: 16 bytes, since a large mailbox is kept in memory as keys."""
-    return hashlib.blake2b(message_id.encode(), digest_size=16).digest()
+    """What makes copies of one mail equal: 12 bytes, since a large mailbox is kept in memory as keys."""
+    return hashlib.blake2b(message_id.encode(), digest_size=12).digest()
 
 
 class Backlog:
@@ -78,8 +78,8 @@ class Backlog:
         """Gather what waits, in any order."""
         self._numbers: dict[bytes, int] = {}
         # By number of a message: UID of its first copy (0: it is only referred to), size, one step towards its thread.
-        # Number 0 is nobody's.
-        self._uids, self._sizes, self._towards = array("q", [0]), array("Q", [0]), array("Q", [0])
+        # Number 0 is nobody's. UIDs are signed: those below 0 are messages on this host (maildrop.Pop3Mailbox.index).
+        self._uids, self._sizes, self._towards = array("q", [0]), array("Q", [0]), array("I", [0])
         self._copies: dict[int, list[int]] = {}
         for entry in entries:
             number = self._number(entry.key)
@@ -154,12 +154,12 @@ class Backlog:
             self._uids[number], *others[:] = sorted([self._uids[number], *others])
         self._ready: deque[int] = deque()  # the next mail of each thread that is not out
         self._rest: dict[int, int] = {}  # of each thread that is out, its next mail
-        self._following = array("Q", bytes(8 * len(self._uids)))  # by number, the next mail of its thread, 0: none
-        last: dict[int, int] = {}
+        self._following = array("I", [0]) * len(self._uids)  # by number, the next mail of its thread, 0: none
+        last = array("I", [0]) * len(self._uids)  # by thread, its newest mail so far
         order = sorted((n for n in range(1, len(self._uids)) if self._uids[n]), key=self._uids.__getitem__)
         for number in order:
             thread = self._thread(number)
-            if thread in last:
+            if last[thread]:
                 self._following[last[thread]] = number
             else:
                 self._ready.append(number)
