@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from fetch_and_route.message import made_message_id, message_id, prepare, recipients, split
+from fetch_and_route.message import made_message_id, message_id, prepare, recipients, report, split
 
 TRACE = b"Return-Path: <anna@customer.example>\r\nDelivered-To: sales@example.com\r\n"
 BY_LMTP = (
@@ -140,6 +140,52 @@ def test_the_first_message_id_counts_and_is_unfolded() -> None:
 def test_a_header_cut_off_in_its_last_line_is_not_glued_to_ours(raw: bytes) -> None:
     prepared = prepare([raw], {})
     assert headers(prepared.raw, "Message-ID") == [prepared.message_id]
+
+
+def typed(kind: str, subject: str = "x", body: bytes = b"body") -> bytes:
+    return f"Subject: {subject}\r\nContent-Type: {kind}\r\n\r\n".encode() + body
+
+
+DMARC = "Report Domain: example.com Submitter: mail.customer.example Report-ID: <1>"
+PART = b"--b\r\nContent-Type: application/gzip; name=x!example.com!1!2.xml.gz\r\n\r\nAAAA\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (typed('multipart/report; report-type=disposition-notification; boundary="b"'), "a read receipt"),
+        (typed('Multipart/Report;\r\n\tboundary="b";\r\n\tReport-Type="Disposition-Notification"'), "a read receipt"),
+        (typed("multipart/report; report-type=feedback-report"), "an abuse report"),
+        (typed('multipart/report; report-type="tlsrpt"; boundary="b"'), "a TLS report"),
+        (typed("multipart/mixed; boundary=b", DMARC, PART), "a DMARC report"),
+        (typed("application/zip; name=x.zip", DMARC.replace(" Submitter", "\r\n Submitter")), "a DMARC report"),
+        (typed("text/xml", DMARC.lower()), "a DMARC report"),
+    ],
+)
+def test_reports_for_machines_are_told(raw: bytes, kind: str) -> None:
+    assert report(raw).startswith(kind)
+    assert report(prepare([TRACE + BY_LMTP + raw], {}).raw) == report(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        typed("multipart/report; report-type=delivery-status; boundary=b"),
+        typed("multipart/report; boundary=b"),
+        typed("multipart/report; report-type=something-new"),
+        typed("multipart/report; report-type*=utf-8''tlsrpt"),
+        typed("multipart/mixed; report-type=tlsrpt"),
+        typed("text/plain; x=multipart/report; report-type=tlsrpt"),
+        typed("multipart/report; report-type=delivery-status") + b"Content-Type: multipart/report; report-type=tlsrpt",
+        typed("text/plain", DMARC),
+        typed("multipart/mixed; boundary=b", "Re: " + DMARC, PART),
+        typed("multipart/mixed; boundary=b", "Report Domain: is it ours?", PART),
+        MAIL,
+        b"",
+    ],
+)
+def test_if_in_doubt_it_is_for_odoo(raw: bytes) -> None:
+    assert report(raw) == ""
 
 
 LINES = st.sampled_from(

@@ -134,7 +134,7 @@ def test_many_waiting_mails_cost_little_memory() -> None:
     assert peak < 20_000 * 350, "bytes a mail; 50,000 are to cost less than 20 MB"
 
 
-@pytest.mark.parametrize("word", ["routed", "duplicate", "bounce", "ignored"])
+@pytest.mark.parametrize("word", ["routed", "duplicate", "bounce", "ignored", "report"])
 def test_what_odoo_has_is_done(word: Word) -> None:
     assert decide(Verdict(word, "crm.lead/7", "why"), 3, 5) == Decision("routed", 0, "why")
 

@@ -58,11 +58,19 @@ class World:
         self.fuse = Fuse()
 
     def deliver(
-        self, name: str, recipient: str = "sales@example.com", body: str = "", *, answers: Sequence[str] = ()
+        self,
+        name: str,
+        recipient: str = "sales@example.com",
+        body: str = "",
+        *,
+        answers: Sequence[str] = (),
+        kind: str = "text/plain",
     ) -> None:
         uid = 1 + max((uid for folder in self.folders.values() for uid in folder), default=0)
         raw = f"Delivered-To: {recipient}\r\nReceived: x\r\nMessage-ID: <{name}@x>\r\n"
-        raw += "References: " + " ".join(f"<{other}@x>" for other in answers) + f"\r\n\r\n{body}"
+        raw += (
+            f"Content-Type: {kind}\r\nReferences: " + " ".join(f"<{other}@x>" for other in answers) + f"\r\n\r\n{body}"
+        )
         self.folders["INBOX"][uid] = raw.encode()
 
     def names(self, folder: str) -> list[str]:
@@ -296,6 +304,21 @@ def test_a_stop_ends_after_the_calls_under_way(world: World) -> None:
     assert world.names("Routed")[:4] == names[:4]
     assert world.names("INBOX")[-12:] == names[-12:], "what was not yet fetched"
     assert world.posted.keys() == {f"<{name}@x>" for name in world.names("Routed")}
+
+
+def test_reports_are_kept_from_odoo(world: World) -> None:
+    receipt, failure = (
+        f"multipart/report; report-type={kind}" for kind in ("disposition-notification", "delivery-status")
+    )
+    for number in range(5):
+        world.deliver(f"report{number}", kind=receipt)
+    world.deliver("bounce", kind=failure)
+    world.deliver("a", answers=["report0"])
+    output = world.run()
+    assert sorted(world.calls) == [["a"], ["bounce"]]
+    assert len(world.names("Routed")) == 7
+    assert "message-id=<report0@x> mailbox=prod recipients=sales@example.com verdict=report folder=Routed" in output
+    assert 'reason="a read receipt (RFC 8098): kept from Odoo' in output
 
 
 class Meeting(Odoo):

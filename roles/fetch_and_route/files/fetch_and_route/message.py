@@ -10,6 +10,7 @@ above the first `Received` was written by the last server, the LMTP service of o
 from __future__ import annotations
 
 import dataclasses
+import email
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,23 @@ _HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[\t ]")  # email.feedparser.header
 _EXTENSION = re.compile(r"(?<=[^@+])\+[^@]*(?=@)")
 _OURS = (b"delivered-to", b"return-path")
 _REFERENCE = re.compile(r"<[^<>]+>")  # odoo/tools/mail.py, mail_header_msgid_re
+REPORTS = {
+    "disposition-notification": "a read receipt (RFC 8098)",
+    "feedback-report": "an abuse report (RFC 5965)",
+    "tlsrpt": "a TLS report (RFC 8460)",
+}
+"""What kinds of multipart/report (RFC 6522) are not for Odoo, which takes each for a bounce of its own mail
+(mail.thread._detect_is_bounce). A delivery-status is one."""
+_DMARC_SUBJECT = re.compile(rb"report domain:.*submitter:", re.IGNORECASE)  # RFC 7489, section 7.2.1.1
+_DMARC_CONTENT = re.compile(
+    rb"(?:^|[\r\n])content-type:[ \t\r\n]*"
+    rb"(?:application/(?:x-)?(?:gzip|zip|zip-compressed)|(?:application|text)/xml)\b",
+    re.IGNORECASE,
+)
+PARAMETERS = 4096
+"""Bytes of a header's value that are looked at for what the message is."""
+DMARC_REACH = 65536
+"""Bytes of a message among which the Content-Type of a DMARC report's attachment is looked for."""
 MOST_REFERENCES = 32
 """So many of a message's references count, as in Odoo 19 (mail.thread.message_route); the first one always does."""
 
@@ -96,6 +114,23 @@ def references(raw: bytes) -> list[str]:
                 found += _REFERENCE.findall(_text(field.value))
     unique = list(dict.fromkeys(found))
     return unique if len(unique) <= MOST_REFERENCES else [unique[0], *unique[1 - MOST_REFERENCES :]]
+
+
+def report(raw: bytes) -> str:
+    """What kind of report for machines this is, which is kept from Odoo; empty for everything else, and if in doubt."""
+    fields = split(raw).fields
+    kind = next((field.value for field in fields if field.name == b"content-type"), b"")
+    if kind[:16].lower() == b"multipart/report":
+        parsed = email.message_from_bytes(b"Content-Type: " + b" ".join(kind[:PARAMETERS].split()) + b"\n\n")
+        try:
+            named = parsed.get_param("report-type")
+        except (ValueError, LookupError, TypeError):
+            return ""
+        return REPORTS.get(named.strip().lower(), "") if isinstance(named, str) else ""
+    subject = next((field.value for field in fields if field.name == b"subject"), b"")
+    if _DMARC_SUBJECT.match(subject[:PARAMETERS]) and _DMARC_CONTENT.search(raw, 0, DMARC_REACH):
+        return "a DMARC report (RFC 7489)"
+    return ""
 
 
 def made_message_id(raw: bytes) -> str:

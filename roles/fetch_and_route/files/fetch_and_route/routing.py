@@ -10,7 +10,8 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 Folder = Literal["inbox", "routed", "quarantine"]
-Word = Literal["routed", "duplicate", "bounce", "ignored", "refused", "retry", "error"]
+Word = Literal["routed", "duplicate", "bounce", "ignored", "report", "refused", "retry", "error"]
+"""What Odoo says; and `report`, which the program says of what it keeps from Odoo."""
 WORDS: tuple[str, ...] = get_args(Word)
 
 
@@ -184,7 +185,7 @@ def held_back(threads: Sequence[int], verdicts: Sequence[Verdict]) -> list[bool]
 def decide(verdict: Verdict, attempts: int, most_attempts: int) -> Decision:
     """Turn Odoo's verdict into the message's place. `attempts` counts how often Odoo failed on it before."""
     match verdict.word:
-        case "routed" | "duplicate" | "bounce" | "ignored":
+        case "routed" | "duplicate" | "bounce" | "ignored" | "report":
             return Decision("routed", 0, verdict.reason)
         case "refused":
             return Decision("quarantine", attempts, verdict.reason or "refused without a reason")

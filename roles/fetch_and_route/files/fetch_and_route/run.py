@@ -23,6 +23,7 @@ from .backoff import BackOff, clock
 from .calls import Answer, Calls
 from .config import Config, Database, Mailbox
 from .message import Prepared, prepare
+from .message import report as report_kind
 from .metrics import look
 from .odoo import OdooGateway
 from .report import Report
@@ -150,13 +151,13 @@ def cycle(
     try:
         while True:
             if trouble is None and not stopped():
-                _ask_more(mailbox, queue, calls, backlog, config, out, stopped)
+                settled = _ask_more(mailbox, queue, calls, backlog, config, out, stopped)
             else:
+                settled = []
                 out = {future: batch for future, batch in out.items() if not future.cancel()}
-            if not out:
+            if not out and not settled:
                 break
-            finished, _ = wait(out, return_when=FIRST_COMPLETED)
-            settled: list[Settled] = []
+            finished = wait(out, return_when=FIRST_COMPLETED).done if out else set()
             for future in [future for future in out if future in finished]:
                 batch = out.pop(future)
                 try:
@@ -190,17 +191,29 @@ def _ask_more(
     config: Config,
     out: dict[Future[Answer], Batch],
     stopped: Callable[[], bool],
-) -> None:
-    """Fetch and ask as much as Odoo works on at a time, and one batch more, which waits here for its turn."""
+) -> list[Settled]:
+    """Fetch and ask as much as Odoo works on at a time, and one batch more, which waits here for its turn.
+
+    Returns what Odoo need not be asked about.
+    """
+    settled: list[Settled] = []
     while len(out) <= calls.most and not stopped():
         mails = backlog.take(config.batch_messages, config.batch_bytes)
         if not mails:
-            return
-        messages = _read(queue, mails, mailbox)
+            break
+        messages = []
+        for mail, message in _read(queue, mails, mailbox):
+            kind = report_kind(message.raw)
+            if kind:
+                verdict = Verdict("report", reason=f"{kind}: kept from Odoo, which would take it for a bounce")
+                settled.append(Settled(mail, message, verdict, decide(verdict, 0, config.attempts), 0.0))
+            else:
+                messages.append((mail, message))
         if messages:
             out[calls.ask([message for _, message in messages])] = Batch(mails, messages)
         else:
             backlog.give_back(mails)
+    return settled
 
 
 def _decide(
