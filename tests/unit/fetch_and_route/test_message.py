@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import email.message
+import email.policy
 import re
+import time
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from fetch_and_route.message import made_message_id, message_id, prepare, recipients, report, split
+from fetch_and_route.message import (
+    MOST_LINES,
+    MOST_REFERENCES,
+    REPORTS,
+    made_message_id,
+    message_id,
+    prepare,
+    recipients,
+    references,
+    report,
+    split,
+)
 
 TRACE = b"Return-Path: <anna@customer.example>\r\nDelivered-To: sales@example.com\r\n"
 BY_LMTP = (
@@ -254,3 +267,104 @@ def test_odoo_sees_exactly_one_delivered_to_and_only_the_named_headers_differ(ra
 @given(st.lists(RAW, min_size=1, max_size=3))
 def test_no_bytes_crash_it(copies: list[bytes]) -> None:
     assert prepare(copies, {"a@b": "c@d"}).raw is not None
+
+
+CHARSETS = st.sampled_from(["utf-8", "iso-8859-1", "utf-16", "nonsense", "idna", "", "\x00", "unknown-8bit"])
+WORDS = st.one_of(
+    st.binary(max_size=30),
+    st.builds(lambda charset: f"=?{charset}?b?/w==?=".encode(), CHARSETS),
+    st.builds(lambda charset: f"text/plain; charset={charset}".encode(), CHARSETS),
+    st.builds(lambda charset: f"multipart/report; report-type*0*={charset}''%ff; boundary=b".encode(), CHARSETS),
+    st.sampled_from(
+        [b"multipart/mixed; boundary=b", b"message/rfc822", b"multipart/report; report-type", b"<a@b> <", b";"]
+    ),
+)
+NAMES = st.sampled_from(
+    [
+        b"Delivered-To",
+        b"Return-Path",
+        b"Received",
+        b"Message-ID",
+        b"References",
+        b"Subject",
+        b"Content-Type",
+        b"From \t",
+        b"To",
+    ]
+)
+HEADERS = st.lists(
+    st.tuples(NAMES, st.sampled_from([b":", b": ", b" :", b":\r "]), WORDS, ENDS).map(b"".join), max_size=8
+)
+PARTS = st.tuples(HEADERS.map(b"".join), ENDS, WORDS).map(b"".join)
+NESTED = st.recursive(
+    PARTS,
+    lambda inner: st.lists(inner, max_size=3).map(lambda parts: b"".join(b"\r\n--b\r\n" + part for part in parts)),
+)
+HOSTILE = st.tuples(HEADERS.map(b"".join), ENDS, NESTED).map(b"".join)
+
+
+@given(st.lists(HOSTILE, min_size=1, max_size=3))
+def test_whatever_a_stranger_sends_odoo_sees_one_delivered_to_and_the_whole_rest(bodies: list[bytes]) -> None:
+    copies = [TRACE + BY_LMTP + body for body in bodies]
+    prepared = prepare(copies, {"sales@example.com": "leads@example.com"})
+    assert headers(prepared.raw, "Delivered-To") == ["leads@example.com"]
+    odoo = email.message_from_bytes(prepared.raw, policy=email.policy.SMTP)  # mail.thread.message_process
+    assert odoo.keys().count("Delivered-To") == 1
+    assert prepared.raw.endswith(bytes(split(copies[0]).rest))
+    assert prepared.message_id
+    assert prepared.message_id.isprintable()
+    assert report(prepared.raw) in ("", "a DMARC report (RFC 7489)", *REPORTS.values())
+    assert len(references(prepared.raw)) <= MOST_REFERENCES
+
+
+HUGE = 25_000_000
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        pytest.param(AUTHOR + b"\r\n" + b"x" * HUGE, id="a body"),
+        pytest.param(b"X: " + b"y" * HUGE, id="one header"),
+        pytest.param(b"a:\n" * (HUGE // 3), id="headers"),
+        pytest.param(b"Delivered-To: boss@example.com\r" * (HUGE // 32), id="deliveries"),
+        pytest.param(b"X:" + b"\n " * (HUGE // 2), id="continuations"),
+        pytest.param(b"References: " + b"<a@b> " * (HUGE // 6), id="references"),
+        pytest.param(b"Content-Type: multipart/report; " + b"a=b;" * (HUGE // 4), id="parameters"),
+        pytest.param(b"Subject: " + b"Report Domain: " * (HUGE // 15), id="a subject"),
+        pytest.param(b"To: " + b"anna@customer.example,\r\n " * 10_000 + b"\r\n\r\n", id="recipients"),
+        pytest.param(b"\x00" * HUGE, id="nothing"),
+    ],
+)
+def test_no_message_takes_long(raw: bytes) -> None:
+    raw = TRACE + BY_LMTP + raw
+    began = time.process_time()
+    prepared = prepare([raw], {})
+    report(prepared.raw)
+    references(raw)
+    assert time.process_time() - began < 5
+    start = prepared.raw[: prepared.raw.find(b"\r\n\r\n") + 1] if b"\r\n\r\n" in prepared.raw else prepared.raw
+    assert start.count(b"Delivered-To:") == 1
+    assert prepared.raw.endswith(raw[-1000:])
+    assert len(prepared.raw) >= len(raw) - MOST_LINES * 32, "only foreign deliveries are taken out"
+
+
+def test_a_mail_to_ten_thousand_of_our_addresses_is_one() -> None:
+    copies = [copy_for(f"a{number}@example.com".encode()) for number in range(10_000)]
+    prepared = prepare(copies, {})
+    assert len(prepared.recipients) == 10_000
+    (line,) = headers(prepared.raw, "Delivered-To")
+    assert line.split(", ") == list(prepared.recipients)
+
+
+def test_references_are_few_and_the_threads_first_is_among_them() -> None:
+    many = (
+        "References: " + " ".join(f"<{number}@x>" for number in range(100)) + "\r\nIn-Reply-To: <last@x> (of May)\r\n"
+    )
+    found = references(many.encode())
+    assert len(found) == MOST_REFERENCES
+    assert (found[0], found[-2:]) == ("<0@x>", ["<99@x>", "<last@x>"])
+    assert references(b"In-Reply-To:\r\n <a@b>\r\nReferences: <c@d><a@b>\r\n\r\nReferences: <no@x>") == [
+        "<c@d>",
+        "<a@b>",
+    ]
+    assert references(b"Subject: <a@b>\r\n") == []

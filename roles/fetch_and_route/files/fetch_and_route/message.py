@@ -20,6 +20,11 @@ _HEADER_LINE = re.compile(rb"From |[!-9;-~]*:|[\t ]")  # email.feedparser.header
 _EXTENSION = re.compile(r"(?<=[^@+])\+[^@]*(?=@)")
 _OURS = (b"delivered-to", b"return-path")
 _REFERENCE = re.compile(r"<[^<>]+>")  # odoo/tools/mail.py, mail_header_msgid_re
+MOST_LINES = 50_000
+"""Lines of a header at most; what a stranger adds is body. A header of 25 MB would take minutes and gigabytes, and
+Odoo's parser as much; one recipient a line leaves room for every real mail."""
+REACH = 65536
+"""Bytes at both ends of a header's value in which references are looked for."""
 REPORTS = {
     "disposition-notification": "a read receipt (RFC 8098)",
     "feedback-report": "an abuse report (RFC 5965)",
@@ -77,11 +82,13 @@ class Prepared:
 
 
 def split(raw: bytes) -> Message:
-    """Take a message apart. Never fails: bytes that are no message are all body."""
+    """Take a message apart. Never fails: bytes that are no message are all body, as is what comes after MOST_LINES."""
     start: list[bytes] = []
     fields: list[list[bytes]] = []
     position = 0
-    while position < len(raw):
+    for _ in range(MOST_LINES):
+        if position == len(raw):
+            break
         line = _line_at(raw, position)
         if not _HEADER_LINE.match(line):
             break
@@ -111,7 +118,9 @@ def references(raw: bytes) -> list[str]:
     for name in (b"references", b"in-reply-to"):
         for field in split(raw).fields:
             if field.name == name:
-                found += _REFERENCE.findall(_text(field.value))
+                value = field.value
+                ends = value if len(value) <= 2 * REACH else value[:REACH] + value[-REACH:]
+                found += _REFERENCE.findall(_text(ends))
     unique = list(dict.fromkeys(found))
     return unique if len(unique) <= MOST_REFERENCES else [unique[0], *unique[1 - MOST_REFERENCES :]]
 
@@ -182,6 +191,8 @@ def prepare(copies: Sequence[bytes], former_names: Mapping[str, str]) -> Prepare
         identity = made_message_id(first)
         head.append(b"Message-ID: " + identity.encode("ascii") + b"\r\n")
     kept = [field.raw for field in parts.fields if field.name not in _OURS]
+    if _HEADER_LINE.match(parts.rest):
+        kept.append(b"\r\n")  # a header that goes on and on: the rest is body for Odoo, too
     return Prepared(identity, ours, _join([parts.start, *head, *kept, parts.rest]))
 
 
