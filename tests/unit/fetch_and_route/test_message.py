@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.message
-import email.policy
 import re
 import time
 
@@ -308,8 +307,6 @@ def test_whatever_a_stranger_sends_odoo_sees_one_delivered_to_and_the_whole_rest
     copies = [TRACE + BY_LMTP + body for body in bodies]
     prepared = prepare(copies, {"sales@example.com": "leads@example.com"})
     assert headers(prepared.raw, "Delivered-To") == ["leads@example.com"]
-    odoo = email.message_from_bytes(prepared.raw, policy=email.policy.SMTP)  # mail.thread.message_process
-    assert odoo.keys().count("Delivered-To") == 1
     assert prepared.raw.endswith(bytes(split(copies[0]).rest))
     assert prepared.message_id
     assert prepared.message_id.isprintable()
