@@ -196,6 +196,17 @@ def test_a_quarantined_message_is_explained_shown_and_tried_again(mailroom: Mail
     assert mailroom.folders(message_id) == []
 
 
+def test_the_postmaster_is_told_once_what_is_new_in_quarantine(mailroom: Mailroom) -> None:
+    HOSTS.ssh(HOSTS.mail, "rm", "-f", "/var/lib/fetch-and-route/.summary.json")
+    since = HOSTS.ssh(HOSTS.mail, "date", "+%s").strip()
+    for _ in range(2):
+        mailroom.put(mailroom.mail(), f"nobody-{uuid.uuid4().hex[:8]}@{DOMAIN}")
+        assert mailroom.run() == 0
+    journal = HOSTS.ssh(HOSTS.mail, "journalctl", "--unit=fetch-and-route", "--output=cat", f"--since=@{since}")
+    told = [line for line in journal.splitlines() if line.startswith("summary")]
+    assert told == [f"summary of the quarantine sent to postmaster@{HOSTS.mail.name}"], "Postfix took it, once"
+
+
 def test_a_message_that_odoo_has_already_is_not_posted_twice(mailroom: Mailroom) -> None:
     message_id = mailroom.put(mailroom.mail(), SALES)
     assert mailroom.run() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import re
 import socket
 import ssl
@@ -304,6 +305,60 @@ def http_server() -> Iterator[HttpServer]:
         yield server
         server.shutdown()
         thread.join(20)
+
+
+class SmtpServer:
+    """Takes mail over SMTP, one connection after the other; `refuse` says no to that command."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.refuse = ""
+        self.commands: list[str] = []
+        self.mails: list[bytes] = []
+        self._ended = False
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._socket:
+            while not self._ended:
+                connection, _ = self._socket.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(10)
+                    self._talk(connection)
+
+    def _talk(self, connection: socket.socket) -> None:
+        connection.sendall(b"220 mail.example.com\r\n")
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                command = line.decode().rstrip("\r\n")
+                self.commands.append(command)
+                word = command.split(" ")[0].upper()
+                if word == self.refuse:
+                    connection.sendall(b"554 5.7.1 not today\r\n")
+                elif word == "DATA":
+                    connection.sendall(b"354 go on\r\n")
+                    self.mails.append(b"".join(itertools.takewhile(lambda text: text != b".\r\n", lines)))
+                    connection.sendall(b"250 taken\r\n")
+                elif word == "QUIT":
+                    connection.sendall(b"221 bye\r\n")
+                    return
+                else:
+                    connection.sendall(b"250 fine\r\n")
+
+    def end(self) -> None:
+        """Stop serving."""
+        self._ended = True
+        socket.create_connection(("127.0.0.1", self.port), 10).close()
+        self._thread.join(20)
+
+
+@pytest.fixture
+def smtp_server() -> Iterator[SmtpServer]:
+    server = SmtpServer()
+    yield server
+    server.end()
 
 
 @pytest.fixture

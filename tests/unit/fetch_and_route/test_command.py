@@ -269,3 +269,21 @@ def test_wrong_use_says_how(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])
     assert "usage: fetch-and-route" in capsys.readouterr().err
+
+
+def test_a_summary_that_cannot_be_sent_is_no_failure_of_the_run(
+    configure: Configure,
+    imap_server: ImapScript,
+    http_server: HttpServer,
+    state_directory: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    State(state_directory, "prod").update({"<9@x>": Note(0, "No possible route", (), 1700000000)})
+    http_server.answers = [(200, json.dumps(ROUTED).encode())]
+    config = configure(http_server.server_port, prod=imap_server(*ONE_MESSAGE).port)  # serves the run, not the summary
+    config.write_text('summary_to = "postmaster@mail.example.com"\n' + config.read_text())
+    assert main(["--config", str(config), "run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "verdict=routed" in lines[0]
+    assert lines[1].startswith("mailbox prod at mail.example.com:")
+    assert "1 messages in" in lines[2]

@@ -62,6 +62,7 @@ def test_a_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert config.databases[0].timeout == 300
     assert config.mailboxes[0].port == 993
     assert config.mailboxes[0].former_names == {"old@example.com": "new@example.com"}
+    assert parse({**GOOD, "summary_smtp": "[::1]:2525"}, "x").summary_smtp == "[::1]:2525"
     path = tmp_path / "config.toml"
     path.write_text("databases = []\nmailboxes = []\n")
     assert load(path).databases == ()
@@ -80,6 +81,11 @@ def test_a_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
         ({"attempts": 0}, "attempts: 0: must be at least 1"),
         ({"mailboxes.0.port": 0}, r"mailboxes\[0\]\.port: 0: must be at least 1"),
         ({"metrics_directory": "metrics"}, "metrics_directory: 'metrics': write the whole path"),
+        ({"summary_to": "postmaster"}, "summary_to: 'postmaster' is not a mail address"),
+        ({"summary_to": "a@b\nc"}, "summary_to: .* is not a mail address"),
+        ({"summary_smtp": "127.0.0.1"}, "summary_smtp: '127.0.0.1': write the port"),
+        ({"summary_smtp": "127.0.0.1:x"}, "summary_smtp: .* write the port"),
+        ({"summary_smtp": "mx.example.net:25"}, "summary_smtp: .* on this host"),
         ({"databases": {}}, "databases: {} is not a list of tables"),
         ({"databases.0": 5}, r"databases\[0\]: 5 is not a table"),
         ({"databases.0.protocol": "soap"}, r"databases\[0\]\.protocol: 'soap' is not one of json2, xmlrpc"),

@@ -25,6 +25,7 @@ def test_notes_outlive_the_program(state_directory: Path) -> None:
     assert again["<a@x>"] == NOTE
     assert again["<b@x>"] is None
     assert State(state_directory, "other")["<a@x>"] is None
+    assert (again.newest, State(state_directory, "other").newest) == (NOTE.at, 0)
     again.keep_only(lambda message_id: message_id == "<c@x>")
     assert State(state_directory, "prod")["<a@x>"] is None
 

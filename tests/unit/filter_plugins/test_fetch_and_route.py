@@ -199,6 +199,7 @@ def test_the_configuration_and_the_unit_name_them() -> None:
     }
     values |= {"ansible_managed": "managed", "fetch_and_route_attempts": 5, "fetch_and_route_metrics_directory": ""}
     values |= {"fetch_and_route_concurrency": 2}
+    values |= {"fetch_and_route_summary_to": "", "fetch_and_route_summary_smtp": "127.0.0.1:25"}
     values |= {"fetch_and_route_imap_host": "mail.example.com", "fetch_and_route_imap_address": "127.0.0.1"}
     text = environment.from_string((TEMPLATES / "fetch-and-route/config.toml.j2").read_text()).render(values)
     config = parse(tomllib.loads(text), "x")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import commands, metrics
+from . import commands, metrics, summary
 from . import config as configuration
 from .config import Config
 from .report import Report
@@ -135,18 +135,30 @@ def _run(config: Config, config_path: Path, *, as_json: bool, scheduled: bool) -
             report.say("another fetch-and-route is running: nothing to do here")
             return 0
         code = run(config, config_path, report, stop, scheduled=scheduled)
-        _afterwards(config, report)
+        _afterwards(config, config_path, report)
         report.finish()
         return code
 
 
-def _afterwards(config: Config, report: Report) -> None:
+def _afterwards(config: Config, config_path: Path, report: Report) -> None:
     """Tell of what is done. A failure to tell is said, and is no failure of the run."""
-    try:
+    now = int(time.time())
+    served = [name for name, tally in report.tallies.items() if tally.success]
+
+    def figures() -> None:
         if config.metrics_directory:
-            metrics.write(config, report.tallies, int(time.time()))
-    except Trouble as trouble:
-        report.trouble(trouble)
+            metrics.write(config, report.tallies, now)
+
+    def tell() -> None:
+        session = commands.Asker(config, config_path).session
+        if config.summary_to and summary.tell(config, session, served, now):
+            report.say(f"summary of the quarantine sent to {config.summary_to}")
+
+    for task in (figures, tell):
+        try:
+            task()
+        except Trouble as trouble:
+            report.trouble(trouble)
 
 
 if __name__ == "__main__":

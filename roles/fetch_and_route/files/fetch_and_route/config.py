@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 import types
 import typing
@@ -123,6 +124,10 @@ class Config:
     """... and so many bytes; a larger message travels alone."""
     metrics_directory: str = ""
     """Where figures for Prometheus's node exporter are written; empty: nowhere."""
+    summary_to: str = ""
+    """Who is told once a day what is new in quarantine; empty: nobody."""
+    summary_smtp: str = "127.0.0.1:25"
+    """The mail server that takes the summary, on this very host."""
 
 
 def load(path: Path) -> Config:
@@ -160,6 +165,7 @@ def parse(table: Mapping[str, Any], where: str) -> Config:
     _check_numbers(config, f"{where}: ")
     if config.metrics_directory and not Path(config.metrics_directory).is_absolute():
         raise Misconfigured(f"{where}: metrics_directory: {config.metrics_directory!r}: write the whole path, from /")
+    _check_summary(config, f"{where}: ")
     known = [database.name for database in config.databases]
     for index, mailbox in enumerate(config.mailboxes):
         if mailbox.database not in known:
@@ -216,6 +222,20 @@ def _check_url(url: str, where: str, what: str) -> None:
         raise Misconfigured(f"{where}: {url!r} is no address of {what}: write https://host")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise Misconfigured(f"{where}: {url!r} would send secrets in clear text: use https")
+
+
+def _check_summary(config: Config, where: str) -> None:
+    if config.summary_to and not re.fullmatch(r"[!-?A-~]+@[!-?A-~]+", config.summary_to):
+        raise Misconfigured(f"{where}summary_to: {config.summary_to!r} is not a mail address: write name@host")
+    try:
+        parts = urlsplit(f"//{config.summary_smtp}")
+        fine = parts.hostname in LOOPBACK and bool(parts.port) and not parts.path
+    except ValueError:
+        fine = False
+    if not fine:
+        raise Misconfigured(
+            f"{where}summary_smtp: {config.summary_smtp!r}: write the port of a mail server on this host, 127.0.0.1:25"
+        )
 
 
 def _check_numbers(table: Config | Database | Mailbox, where: str) -> None:

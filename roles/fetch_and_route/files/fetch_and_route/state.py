@@ -47,6 +47,11 @@ class State:
         """The Message-IDs that there are notes about."""
         return iter(tuple(self._notes))
 
+    @property
+    def newest(self) -> int:
+        """When the newest note was made (Unix time); 0 when there is none."""
+        return max((note.at for note in self._notes.values()), default=0)
+
     def update(self, notes: dict[str, Note | None]) -> None:
         """Add notes, or remove those given as None; durable when it returns. Raises Misconfigured."""
         if _merged(self._notes, notes) == self._notes:
