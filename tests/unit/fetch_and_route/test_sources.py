@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fetch_and_route import maildrop
-from fetch_and_route.config import Config, OAuth
+from fetch_and_route.config import Config, Database, OAuth
 from fetch_and_route.mailbox import ImapMailbox
 from fetch_and_route.maildrop import Pop3Mailbox
+from fetch_and_route.report import Report
+from fetch_and_route.run import run
 from fetch_and_route.sources import queue_for
 from fetch_and_route.trouble import Denied, LoginRefused, Unavailable
 
@@ -55,6 +60,29 @@ def test_the_protocol_decides(
         assert isinstance(session, ImapMailbox)
     with queue_for(mailbox(pop_server.port, certificate), config, config_path) as session:
         assert isinstance(session, Pop3Mailbox)
+
+
+def test_mail_from_elsewhere_goes_all_the_way_while_another_mailbox_is_down(
+    pop_server: PopServer,
+    http_server: HttpServer,
+    certificate: Certificate,
+    config: Config,
+    config_path: Path,
+    closed_port: int,
+) -> None:
+    (config_path.parent / "secrets/key").write_text("secret")
+    verdict = {"id": "0", "verdict": "routed", "model": "crm.lead", "res_id": 7}
+    http_server.answers = [(200, json.dumps({"mailroom": {"version": 1, "verdicts": [verdict]}}).encode())]
+    pop_server.messages = {"u1": raw_of("a")}
+    url = f"http://127.0.0.1:{http_server.server_port}"
+    database = Database(name="prod", url=url, protocol="json2", login="gate", key="key", action=7)
+    down = dataclasses.replace(mailbox(closed_port, certificate, protocol="imap"), name="down")
+    whole = dataclasses.replace(config, databases=(database,), mailboxes=(down, mailbox(pop_server.port, certificate)))
+    output = io.StringIO()
+    assert run(whole, config_path, Report(output), threading.Event()) == 75
+    assert "message-id=<a@x> mailbox=prod recipients=sales@example.com verdict=routed" in output.getvalue()
+    assert "mailbox down" in output.getvalue()
+    assert pop_server.messages == {}
 
 
 def test_a_kept_token_that_is_refused_is_replaced_once(
