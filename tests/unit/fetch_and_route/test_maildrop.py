@@ -138,6 +138,21 @@ def test_each_verdict_has_its_place(world: World, pop_server: PopServer) -> None
         assert (queue.size_of("Quarantine"), queue.size_of("Routed"), queue.message_ids("Routed")) == (1, 0, [])
 
 
+def test_what_the_server_does_not_hand_out_is_not_deleted(world: World, pop_server: PopServer) -> None:
+    with world.open() as queue:
+        uids = [entry.uid for entry in queue.index()]
+        pop_server.answers["RETR 2"] = b"-ERR [SYS/TEMP] later\r\n"
+        queue.move(uids[:3], "Quarantine")
+    assert list(pop_server.messages) == ["u-refused", "u-b", "u-c"]
+    assert set(world.held()) == {raw_of("a"), raw_of("retry")}
+
+
+def test_nothing_is_deleted_for_a_folder_that_cannot_be(world: World, pop_server: PopServer) -> None:
+    with world.open() as queue, pytest.raises(Denied, match="has no folder Elsewhere"):
+        queue.move([entry.uid for entry in queue.index()], "Elsewhere")
+    assert len(pop_server.messages) == 5
+
+
 def test_copies_are_merged_and_each_original_is_kept(world: World, pop_server: PopServer) -> None:
     second = raw_of("refused", "projects@example.com")
     pop_server.messages["u-refused2"] = second

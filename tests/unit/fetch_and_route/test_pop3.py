@@ -164,7 +164,7 @@ def test_a_table_has_what_is_listed_and_a_refusal_says_so(pop_server: PopServer,
     pop_server.messages = {"u1": b"x\r\n"}
     pop_server.answers["LIST"] = b"+OK\r\n1 3 and more\r\nodd\r\n2\r\n.\r\n"
     session = open_session(pop_server, certificate)
-    assert session.table("looking", "LIST") == {1: b"3"}
+    assert list(session.table("looking", "LIST")) == [(1, b"3")]
     pop_server.answers["LIST"] = b"-ERR no\r\n"
     with pytest.raises(Refusal, match="looking: the server says no"):
         session.table("looking", "LIST")

@@ -9,6 +9,7 @@ after the session was renewed, and name their originals. UIDs below 0 are origin
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -17,10 +18,12 @@ from typing import Self
 from . import message
 from .config import Mailbox
 from .originals import Originals
-from .pop3 import Pop3, Refusal
+from .pop3 import WINDOW, Pop3, Refusal
 from .routing import Entry, Listed, key_of
 from .trouble import Denied, Trouble, Unavailable
 
+DIGEST = 16
+"""Bytes that stand for a unique-id, which may have 70: a large maildrop is kept in memory as digests."""
 COMMIT_EVERY = 500
 """So many deletions at most are lost when a session dies: servers limit how long one may last."""
 
@@ -36,8 +39,8 @@ class Pop3Mailbox:
         self._originals = originals
         self._pop = connect()
         self._deleted = 0
-        self._known: dict[int, tuple[bytes, bytes]] = {}
-        """Unique-id and key of the Message-ID, by UID."""
+        self._known: dict[int, bytes] = {}
+        """Digest of the unique-id and key of the Message-ID, one after the other, by UID."""
         self._numbers: dict[int, int] | None = None
         """Message numbers by UID, once they differ."""
         self._kept: dict[int, str] = {}
@@ -96,20 +99,22 @@ class Pop3Mailbox:
 
         What goes back to the inbox waits there, on this host, from the next session on.
         """
+        if folder not in (self._config.inbox, self._config.routed, self._config.quarantine):
+            raise Denied(f"{self._where}: a POP3 mailbox has no folder {folder}: use IMAP")
         if folder == self._config.inbox:
             for uid in uids:
                 if uid in self._kept:
                     self._originals.try_again(self._kept[uid])
             return
+        here = []
         for uid in sorted(uid for uid in uids if uid in self._kept or uid in self._known):
-            name = self._name(uid)
-            if folder != self._config.quarantine:
-                self._originals.forget(name)  # held since a session that died before its QUIT, or tried again
-            elif uid in self._kept:
-                self._originals.hold(name)
-            elif (number := self._number(uid)) and (raw := next(self._whole([number]))) is not None:
-                self._originals.keep(name, raw)
-        here = [uid for uid in uids if self._number(uid)]
+            if folder == self._config.quarantine:
+                settled = self._quarantine(uid)
+            else:
+                self._originals.forget(self._name(uid))  # tried again, or held since a session died before its QUIT
+                settled = True
+            if settled and self._number(uid):
+                here.append(uid)
         commands = [f"DELE {self._number(uid)}" for uid in here]
         for uid, answer in zip(here, list(self._pop.each("deleting messages", commands)), strict=True):
             if answer is None:
@@ -128,6 +133,17 @@ class Pop3Mailbox:
     def waiting_since(self) -> tuple[int, int | None]:
         """How many messages wait by now. When the oldest of them came POP3 does not tell: None."""
         return self._counted() + len(self._originals.waiting()), None
+
+    def _quarantine(self, uid: int) -> bool:
+        """Have a message on this host's disk; False when the server does not hand it out now: it has to stay."""
+        if uid in self._kept:
+            self._originals.hold(self._name(uid))
+            return True
+        number = self._number(uid)
+        raw = next(self._whole([number])) if number else None
+        if raw is not None:
+            self._originals.keep(self._name(uid), raw)
+        return raw is not None
 
     def size_of(self, folder: str) -> int:
         """How many messages the quarantine holds; 0 for any other folder, since there is none."""
@@ -179,27 +195,30 @@ class Pop3Mailbox:
             yield from self._scan_server()
 
     def _scan_server(self) -> Iterator[tuple[int, int, str]]:
-        sizes = self._pop.table("looking what is there", "LIST")
         unique = self._unique_ids()
-        numbers = sorted(sizes.keys() & unique.keys())
-        nameless = []
+        nameless: dict[int, int] = {}
 
-        def found(number: int, identity: str) -> tuple[int, int, str]:
-            self._known[number] = (unique[number], key_of(identity))
-            return number, int(sizes[number]) if sizes[number].isdigit() else 0, identity
+        def found(number: int, size: int, identity: str) -> tuple[int, int, str]:
+            self._known[number] = unique.pop(number) + key_of(identity)
+            return number, size, identity
 
-        for number, header in zip(numbers, self._headers(numbers), strict=True):
-            if header is not None and message.message_id(header):
-                yield found(number, _identity(header))
-            else:
-                nameless.append(number)
-        for number, raw in zip(nameless, self._whole(nameless), strict=True):
+        table = self._pop.table("looking what is there", "LIST")
+        listed = ((number, int(size)) for number, size in table if size.isdigit() and number in unique)
+        while window := dict(itertools.islice(listed, WINDOW)):
+            for number, header in zip(window, self._headers(list(window)), strict=True):
+                if header is not None and message.message_id(header):
+                    yield found(number, window[number], _identity(header))
+                else:
+                    nameless[number] = window[number]
+        for number, raw in zip(nameless, self._whole(list(nameless)), strict=True):
             if raw is not None:
-                yield found(number, _identity(raw))
+                yield found(number, nameless[number], _identity(raw))
 
     def _unique_ids(self) -> dict[int, bytes]:
+        """The digest of each message's unique-id, by its present number."""
         try:
-            unique = self._pop.table("asking for unique-ids", "UIDL")
+            table = self._pop.table("asking for unique-ids", "UIDL")
+            unique = {number: hashlib.blake2b(word, digest_size=DIGEST).digest() for number, word in table}
         except Refusal as error:
             raise Denied(f"{error}: it has no UIDL: use IMAP or another server") from error
         if len(set(unique.values())) < len(unique):
@@ -227,7 +246,8 @@ class Pop3Mailbox:
         self._deleted = 0
         self._pop = self._connect()
         numbers = {unique: number for number, unique in self._unique_ids().items()}
-        self._numbers = {uid: numbers[unique] for uid, (unique, _) in self._known.items() if unique in numbers}
+        known = ((uid, names[:DIGEST]) for uid, names in self._known.items())
+        self._numbers = {uid: numbers[unique] for uid, unique in known if unique in numbers}
 
     def _number(self, uid: int) -> int:
         """The present number of a message on the server, 0 when it is not there."""
@@ -237,10 +257,7 @@ class Pop3Mailbox:
 
     def _name(self, uid: int) -> str:
         """What the original of a message is called. Unique-ids may come again for other messages, keys do not."""
-        if uid in self._kept:
-            return self._kept[uid]
-        unique, key = self._known[uid]
-        return hashlib.blake2b(unique + b"\0" + key, digest_size=16).hexdigest()
+        return self._kept[uid] if uid in self._kept else self._known[uid].hex()
 
 
 def _identity(raw: bytes) -> str:

@@ -23,6 +23,7 @@ WINDOW = 100
 LONGEST = 8192
 """Bytes of a line that is no part of a message; RFC 2449 section 4 allows 512."""
 
+_LISTED = re.compile(rb"^(\d{1,10})[ \t]+(\S+)", re.MULTILINE)
 _LATER = re.compile(r"\[(IN-USE|LOGIN-DELAY|SYS/TEMP)", re.IGNORECASE)
 """Response codes of a refusal that passes by itself (RFC 2449, section 8.1; RFC 3206, section 4)."""
 
@@ -92,14 +93,13 @@ class Pop3:
                 raise Refused(text)
             return text
 
-    def table(self, doing: str, command: str) -> dict[int, bytes]:
-        """Give LIST or UIDL; returns what is listed by message number."""
+    def table(self, doing: str, command: str) -> Iterator[tuple[int, bytes]]:
+        """Give LIST or UIDL; yields what is listed, each with its message number. Raises Refusal at once."""
         (content,) = self.each(doing, [command], content=True)
         with self._explained(doing):
             if content is None:
                 raise Refused(command)
-            lines = (line.split() for line in content.splitlines())
-            return {int(words[0]): words[1] for words in lines if len(words) >= 2 and words[0].isdigit()}
+        return ((int(line[1]), line[2]) for line in _LISTED.finditer(content))
 
     def each(self, doing: str, commands: Sequence[str], *, content: bool = False) -> Iterator[bytes | None]:
         """Give commands, several at once if the server takes that; yields what each brought, None where it says no.
