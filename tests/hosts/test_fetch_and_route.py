@@ -90,6 +90,10 @@ class Mailroom:
             HOSTS.ssh(HOSTS.mail, "systemctl", "start", SERVICE)
         return self.exit_code()
 
+    def run_by_hand(self) -> int:
+        """Let the program run as a person does, who is not made to wait; returns its exit code."""
+        return int(HOSTS.ssh(HOSTS.mail, "fetch-and-route run >/dev/null; echo $?"))
+
     def exit_code(self) -> int:
         return int(HOSTS.ssh(HOSTS.mail, "systemctl", "show", "--value", "--property=ExecMainStatus", SERVICE))
 
@@ -225,7 +229,8 @@ def test_mail_waits_while_odoo_is_away(mailroom: Mailroom) -> None:
     assert mailroom.run() == 75
     assert mailroom.folders(message_id) == ["INBOX"]
     HOSTS.ssh(HOSTS.odoo, "systemctl", "start", "odoo")
-    while mailroom.run() == 75:  # each try is answered; Odoo takes a few seconds to start
+    assert mailroom.run() == 75, "the timer leaves it alone for a while"
+    while mailroom.run_by_hand() == 75:  # each try is answered; Odoo takes a few seconds to start
         assert mailroom.folders(message_id) == ["INBOX"]
     assert mailroom.folders(message_id) == ["Routed"]
     assert len(mailroom.posted([message_id])) == 1
