@@ -240,7 +240,7 @@ def test_long_work_is_done_in_several_sessions(
     pop_server.messages = {f"u-{name}": raw_of(name) for name in names}
     pop_server.messages["u-copy2"] = raw_of("copy", "projects@example.com")
     world.run()
-    assert pop_server.sessions > 2
+    assert pop_server.sessions > 1
     assert world.posted == [f"<{name}@x>" for name in [*map(str, range(10)), "copy"]]
     assert world.held() == [raw_of("refused")]
     assert list(pop_server.messages) == ["u-retry"]
