@@ -17,6 +17,7 @@ import pytest
 from ansible.module_utils.odoo_rpc import Odoo
 from imapclient import IMAPClient  # type: ignore[import-untyped]
 
+from tests import delivery_reports
 from tests.story import ROOT, WAIT, Hosts, StoryError
 
 pytestmark = pytest.mark.hosts
@@ -27,6 +28,7 @@ SALES, PROJECTS = (
     next(f"{alias['name']}@{DOMAIN}" for alias in HOSTS.domain["aliases"] if alias["model"] == model)
     for model in ("crm.team", "project.project")
 )
+BOUNCE = f"{HOSTS.domain['bounce']}@{DOMAIN}"
 FOLDERS = ("INBOX", "Routed", "Quarantine")
 SERVICE = "fetch-and-route.service"
 MANY = 60
@@ -128,7 +130,7 @@ class Mailroom:
             if uids:
                 self.session.delete_messages(uids)
                 self.session.uid_expunge(uids)
-        for model in ("crm.lead", "project.task"):
+        for model in ("crm.lead", "project.task", "res.partner"):
             rows = self.odoo.search_read(model, [["name", "ilike", self.tag]], ["name"])
             self.odoo.call(model, "unlink", [row["id"] for row in rows])
 
@@ -172,6 +174,36 @@ def test_what_a_stranger_writes_into_the_trace_fields_is_ignored(mailroom: Mailr
     message_id = mailroom.put(mailroom.mail(headers=forged), SALES)  # Postfix may be set to remove such lines itself
     assert mailroom.run() == 0
     assert [entry["model"] for entry in mailroom.posted([message_id])] == ["crm.lead"]
+
+
+def test_what_other_servers_report_is_noted_on_the_right_message(mailroom: Mailroom) -> None:
+    lead = mailroom.odoo.call("crm.lead", "create", {"name": mailroom.tag})
+    forms = [*delivery_reports.FAILURES, *delivery_reports.NOTICES]
+    notifications = []
+    for number, form in enumerate(forms):
+        recipient = f"c-{uuid.uuid4().hex[:12]}@customer.example"
+        partner = mailroom.odoo.call("res.partner", "create", {"name": mailroom.tag, "email": recipient})
+        about = email.utils.make_msgid(domain=DOMAIN)
+        values = {"model": "crm.lead", "res_id": lead, "message_id": about, "message_type": "comment"}
+        message = mailroom.odoo.call("mail.message", "create", values)
+        values = {"mail_message_id": message, "res_partner_id": partner, "notification_type": "email"}
+        notifications.append(
+            mailroom.odoo.call("mail.notification", "create", {**values, "notification_status": "sent"})
+        )
+        own_id = email.utils.make_msgid(domain="customer.example")
+        mailroom.sent.append(own_id)
+        raw = delivery_reports.write(form, about, recipient, own_id=own_id, to=BOUNCE)
+        mailroom.put(raw.replace(b"\r\nSubject: ", f"\r\nSubject: {mailroom.tag} {number} ".encode(), 1), BOUNCE)
+    assert mailroom.run() == 0
+    assert {folder for message_id in mailroom.sent for folder in mailroom.folders(message_id)} == {"Routed"}
+    rows = mailroom.odoo.search_read("mail.notification", [["id", "in", notifications]], ["notification_status"])
+    status = {row["id"]: row["notification_status"] for row in rows}
+    noted = {form.__name__: status[notification] for form, notification in zip(forms, notifications, strict=True)}
+    assert noted == {
+        **{form.__name__: "bounce" for form in delivery_reports.FAILURES},
+        **{form.__name__: "sent" for form in delivery_reports.NOTICES},
+    }
+    assert mailroom.posted(mailroom.sent) == []
 
 
 def test_mail_that_odoo_refuses_is_quarantined_with_its_reason(mailroom: Mailroom) -> None:

@@ -20,6 +20,7 @@ from fetch_and_route.routing import Entry, Verdict, key_of
 from fetch_and_route.run import cycle
 from fetch_and_route.state import Note, State
 from fetch_and_route.trouble import Denied, Unavailable
+from tests import delivery_reports
 
 MAILBOX = Mailbox(name="prod", database="prod", host="h", login="l", password="p")
 FOLDERS = ("INBOX", "Routed", "Quarantine")
@@ -319,6 +320,24 @@ def test_reports_are_kept_from_odoo(world: World) -> None:
     assert len(world.names("Routed")) == 7
     assert "message-id=<report0@x> mailbox=prod recipients=sales@example.com verdict=report folder=Routed" in output
     assert 'reason="a read receipt (RFC 8098): kept from Odoo' in output
+
+
+def test_delivery_reports_are_handed_over_as_odoo_reads_them_and_notices_are_not(world: World) -> None:
+    handed: dict[str, bytes] = {}
+
+    class Reader(Odoo):
+        def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
+            handed.update((message.message_id, message.raw) for message in messages)
+            return super().route(messages)
+
+    for uid, form in enumerate((delivery_reports.qmail, delivery_reports.postfix, delivery_reports.delayed), 1):
+        own_id = f"<{form.__name__}@x>"
+        world.folders["INBOX"][uid] = delivery_reports.write(form, "<m@x>", "anna@customer.example", own_id=own_id)
+    output = world.run(odoo=lambda: Reader(world))
+    assert handed.keys() == {"<qmail@x>", "<postfix@x>"}
+    assert b"Final-Recipient: rfc822; anna@customer.example" in handed["<qmail@x>"]
+    assert len(world.names("Routed")) == 3
+    assert 'reason="a notice of a delay (RFC 3464): kept from Odoo' in output
 
 
 class Meeting(Odoo):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from . import config as configuration
+from . import delivery_report
 from .backoff import BackOff, clock
 from .calls import Answer, Calls
 from .config import Config, Database, Mailbox
@@ -203,12 +204,13 @@ def _ask_more(
             break
         messages = []
         for mail, message in _read(queue, mails, mailbox):
-            kind = report_kind(message.raw)
+            delivery = delivery_report.read(message.raw)
+            kind = delivery.notice if delivery else report_kind(message.raw)
             if kind:
                 verdict = Verdict("report", reason=f"{kind}: kept from Odoo, which would take it for a bounce")
                 settled.append(Settled(mail, message, verdict, decide(verdict, 0, config.attempts), 0.0))
             else:
-                messages.append((mail, message))
+                messages.append((mail, delivery_report.for_odoo(message, delivery) if delivery else message))
         if messages:
             out[calls.ask([message for _, message in messages])] = Batch(mails, messages)
         else:
