@@ -102,6 +102,13 @@ class Mailroom:
     def status(self) -> str:
         return HOSTS.ssh(HOSTS.mail, "fetch-and-route", "status")
 
+    def figures(self) -> dict[str, float]:
+        """What Prometheus would read of the database's own mailbox, by name and the labels besides its own."""
+        text = HOSTS.ssh(HOSTS.mail, "cat", "/var/lib/prometheus/node-exporter/fetch-and-route.prom")
+        own = re.compile(r"(?:mailbox|database)=\"[^\"]*\",?")
+        lines = [own.sub("", line).replace("{}", "").rsplit(" ", 1) for line in text.splitlines() if line[0] != "#"]
+        return {name.removeprefix("fetch_and_route_").replace(",}", "}"): float(value) for name, value in lines}
+
     def uids(self, folder: str, message_id: str) -> list[int]:
         self.session.select_folder(folder, readonly=True)
         return list(self.session.search(["HEADER", "Message-ID", message_id]))
@@ -280,6 +287,24 @@ def test_killed_again_and_again_it_loses_none_and_posts_none_twice(mailroom: Mai
     assert [mailroom.folders(message_id) for message_id in message_ids] == [["Routed"]] * MANY, "lost"
     posted = [entry["message_id"] for entry in mailroom.posted(message_ids)]
     assert sorted(map(str, posted)) == sorted(message_ids), "each message is once in Odoo"
+
+
+def test_the_figures_are_written_where_the_exporter_looks(mailroom: Mailroom) -> None:
+    assert mailroom.run() == 0
+    before = mailroom.figures()
+    mailroom.put(mailroom.mail(), SALES)
+    mailroom.put(mailroom.mail(), f"nobody-{uuid.uuid4().hex[:8]}@{DOMAIN}")
+    assert mailroom.run() == 0, "the unit's own user, which is another each time, may write there"
+    after = mailroom.figures()
+    rise = {name: after[name] - before[name] for name in after}
+    assert rise['verdicts_total{verdict="routed"}'] == rise['verdicts_total{verdict="refused"}'] == 1
+    assert rise["routed_messages"] == rise["quarantine_messages"] == 1
+    assert rise["message_seconds_count"] == 2
+    assert after["waiting_messages"] == after["oldest_waiting_seconds"] == 0
+    assert 0 <= rise["last_success_timestamp_seconds"] < WAIT
+    assert mailroom.run_by_hand() == 0, "root may, too"
+    assert mailroom.run() == 0
+    assert mailroom.figures()["last_success_timestamp_seconds"] >= after["last_success_timestamp_seconds"]
 
 
 def test_two_runs_at_once_do_not_meet(mailroom: Mailroom) -> None:
