@@ -17,13 +17,17 @@ LOCK_SPACE = 1835100524
 
 
 def clean(text: str) -> str:
-    """The text without what PostgreSQL or XML cannot carry: NUL and lone surrogates."""
+    """The text without what PostgreSQL cannot carry: NUL and lone surrogates."""
     return text.replace(chr(0), "").encode("utf-8", "replace").decode("utf-8")
 
 
-def one_line(error: Exception) -> str:
-    """What went wrong, on one line of at most 500 characters."""
-    return clean(" ".join(str(error).split()) or repr(error))[:500]
+def one_line(text: str) -> str:
+    """The text on one line of at most 500 characters, each of which XML can carry.
+
+    An error may quote a stranger's control characters, and Odoo 14 answers with them as they are.
+    """
+    text = " ".join(text.split())[:500]
+    return "".join([letter if letter.isprintable() else chr(0xFFFD) for letter in text])
 
 
 def begin() -> "Any":
@@ -163,14 +167,15 @@ def describe(raw: bytes, key: str, result: "Any", before: "Any", after: "Any") -
 
 def refusal(error: Exception) -> "dict[str, Any]":
     """The verdict on a message that made message_process fail."""
-    kind, reason = repr(error).split("(", 1)[0], one_line(error)
+    kind = one_line(repr(error).split("(", 1)[0])
+    reason = one_line(str(error)) or kind
     if kind in ("LockError", "ConcurrencyError"):  # Odoo 18 on: somebody else is working on the record
         return {"verdict": "retry", "reason": reason}
     # Odoo's own no: nowhere to put it, or a record that may not be made from it (then Odoo has told the sender).
     noes = ("No possible route", "Mailbox unavailable", "Undeliverable mail")
     if isinstance(error, UserError) or str(error).startswith(noes):
         return {"verdict": "refused", "reason": reason}
-    return {"verdict": "error", "reason": clean(kind) + ": " + reason}
+    return {"verdict": "error", "reason": kind + ": " + reason}
 
 
 superuser = env(user=1, context={})  # as in Odoo's own fetching; the caller's context would drag the raw mail along

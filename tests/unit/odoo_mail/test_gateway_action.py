@@ -1,9 +1,10 @@
-"""The gateway action's question where a message is, and the language it is written in; the rest needs a real Odoo."""
+"""What of the gateway action can be judged without Odoo: where a message is, its reasons, the language; no more."""
 
 from __future__ import annotations
 
 import ast
 import base64
+import xmlrpc.client
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,10 +35,15 @@ class Environment:
         return [row for row in STORED if row[0] in self.asked]
 
 
-def answer(environment: Environment) -> dict[str, Any]:
+def run(environment: Environment) -> dict[str, Any]:
+    """All that the action has defined in the end."""
     names: dict[str, Any] = {"env": environment, "b64decode": base64.b64decode, "UserError": ValueError}
     exec(compile(CODE, "gateway_action", "exec"), names)  # noqa: S102 - as Odoo does with it
-    found: dict[str, Any] = names["action"]["mailroom"]
+    return names
+
+
+def answer(environment: Environment) -> dict[str, Any]:
+    found: dict[str, Any] = run(environment)["action"]["mailroom"]
     return found
 
 
@@ -58,6 +64,27 @@ def test_whoever_asks_nothing_costs_no_query(asked: dict[str, Any]) -> None:
     environment = Environment(**asked)
     environment.cr = None
     assert answer(environment) == {"version": 1, "verdicts": [], "found": []}
+
+
+@pytest.mark.parametrize(
+    "stranger", ["\x01", "\x0b", "\x1b[2J", "\0", "\x85", "\ufffe", "\uffff", "\udcff", "\ud800\ud800"]
+)
+def test_a_reason_can_be_carried_by_xml_whatever_a_stranger_has_written(stranger: str) -> None:
+    verdict = run(Environment())["refusal"](ValueError(f"No possible route found for\n x{stranger}y <a@b>"))
+    assert verdict["verdict"] == "refused"
+    ((carried,), _) = xmlrpc.client.loads(xmlrpc.client.dumps((verdict,), methodresponse=True).encode())
+    assert carried == verdict
+    assert verdict["reason"].startswith("No possible route found for x")
+    assert verdict["reason"].endswith("y <a@b>")
+
+
+def test_a_reason_keeps_every_language() -> None:
+    text = "No possible route found for Jörg 東京 🪑"
+    assert run(Environment())["refusal"](ValueError(text))["reason"] == text
+
+
+def test_an_error_that_says_nothing_is_named() -> None:
+    assert run(Environment())["refusal"](KeyError()) == {"verdict": "error", "reason": "KeyError: KeyError"}
 
 
 def test_it_is_written_in_what_every_odoo_s_safe_eval_takes() -> None:
