@@ -21,6 +21,7 @@ from imapclient.exceptions import IMAPClientError  # type: ignore[import-untyped
 from tests.story import ROOT, Hosts, Story, StoryError
 
 LOGS = ROOT / ".cache" / "demo"
+ODOO = os.environ.get("MAILROOM_ODOO") or "19"
 CONTAINERS_CONF = ROOT / ".cache" / "containers.conf"
 TERMINAL = sys.stdout.isatty()
 BOLD, DIM, GREEN, RED, RESET = ("\033[1m", "\033[2m", "\033[32m", "\033[31m", "\033[0m") if TERMINAL else ("",) * 5
@@ -149,7 +150,7 @@ def build_images(progress: Progress) -> list[str]:
         ]
 
     with ThreadPoolExecutor() as pool:
-        return [line for lines in pool.map(build, ("odoo", f"{mail} services")) for line in lines]
+        return [line for lines in pool.map(build, (f"odoo-{ODOO}", f"{mail} services")) for line in lines]
 
 
 def up(progress: Progress) -> Hosts:
@@ -191,12 +192,13 @@ def next_steps(hosts: Hosts, story: Story) -> str:
     name = hosts.database["name"]
     secrets = hosts.secrets.relative_to(ROOT)
     ssh = f"ssh -F {secrets}/ssh/config"
+    lead = f"odoo/crm.lead/{story.lead}" if int(ODOO) >= 18 else f"web#model=crm.lead&id={story.lead}&view_type=form"
     return f"""
 {BOLD}Look around{RESET}
   Odoo           {hosts.database["url"]}   login admin, password admin (salesperson/salesperson)
                  its certificate is from the demo's authority: {secrets}/ca/ca.pem
                  from another machine: ssh -L 8443:{hosts.odoo.address}:443 <this machine>, https://localhost:8443
-  The lead       {hosts.database["url"]}/odoo/crm.lead/{story.lead}
+  The lead       {hosts.database["url"]}/{lead}
   The mailbox    {ssh} mail doveadm fetch -u {name} "'mailbox hdr.subject'" ALL
   The log        {ssh} mail "journalctl -n 50 -u fetch-and-route -u 'postfix*'"
   Route now      {ssh} mail systemctl start fetch-and-route
@@ -216,7 +218,9 @@ def main(arguments: list[str]) -> int:
             with progress.step("Remove the hosts (images stay cached)"):
                 run("hosts-destroy", ["molecule", "destroy"], ansible_tasks(progress))
             return 0
-        print(f"{BOLD}Mailroom's demo{RESET}: an Odoo 19 and its own mail server, on this machine alone.", flush=True)
+        print(
+            f"{BOLD}Mailroom's demo{RESET}: an Odoo {ODOO} and its own mail server, on this machine alone.", flush=True
+        )
         hosts = up(progress)
         story = tell(progress, hosts)
     except (Failed, StoryError) as error:

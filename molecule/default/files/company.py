@@ -3,6 +3,7 @@
 from typing import Any
 
 env: Any = globals()["env"]  # given by odoo shell
+groups = "group_ids" if "group_ids" in env["res.users"]._fields else "groups_id"  # before 19
 
 env["ir.config_parameter"].set_param("web.base.url", "https://10.77.0.69")
 env.ref("base.main_company").write({"name": "Example Company", "email": "office@example.com"})
@@ -14,7 +15,7 @@ salesperson = env["res.users"].search([("login", "=", "salesperson")]) or env["r
         "password": "salesperson",
         "email": "salesperson@example.com",
         "notification_type": "inbox",
-        "group_ids": [(4, env.ref("sales_team.group_sale_salesman_all_leads").id)],
+        groups: [(4, env.ref("sales_team.group_sale_salesman_all_leads").id)],
     }
 )
 env.ref("sales_team.team_sales_department").write({"name": "Sales", "member_ids": [(4, salesperson.id)]})
