@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
 
@@ -32,6 +33,16 @@ def test_a_line_per_message_that_no_message_can_forge() -> None:
     )
     assert lines[2].startswith("2 messages in ")
     assert lines[2].endswith(": 1 refused, 1 routed")
+
+
+@pytest.mark.parametrize("how", [{}, {"as_json": True}, {"terminal": True}])
+def test_what_no_mail_can_have_is_cut_and_what_one_can_have_is_not(how: dict[str, bool]) -> None:
+    longest = f"<{'a' * 994}@x>"
+    for identity, shown in ((longest, longest), (longest + "b", longest[:995] + "...")):
+        output = io.StringIO()
+        message = Prepared(identity, (identity, "sales@example.com"), b"")
+        Report(output, **how).message("prod", message, *REFUSED)
+        assert set(re.findall("<a[<a@xb>.]+", output.getvalue())) == {shown}
 
 
 def test_machines_get_one_json_object_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,8 @@ from .trouble import Trouble, Unavailable
 _PLAIN = re.compile(r"[!-!#-<>-~]+")
 BAR = 24
 """Characters of the progress bar."""
+LONGEST = 998
+"""Characters of a Message-ID or an address that are shown: no line of a mail has more (RFC 5322, section 2.1.1)."""
 
 
 class Report:
@@ -53,10 +55,11 @@ class Report:
         self, mailbox: str, message: Prepared, verdict: Verdict, decision: Decision, folder: str, seconds: float
     ) -> None:
         """One message has its verdict and is in its folder; `seconds` is its share of the call to Odoo."""
+        identity, recipients = _cut(message.message_id), tuple(map(_cut, message.recipients))
         values = {
-            "message-id": message.message_id,
+            "message-id": identity,
             "mailbox": mailbox,
-            "recipients": ",".join(message.recipients),
+            "recipients": ",".join(recipients),
             "verdict": verdict.word,
             "record": verdict.record,
             "folder": folder,
@@ -70,12 +73,12 @@ class Report:
             self.tallies[mailbox].verdicts[verdict.word] += 1
             self.tallies[mailbox].seconds += seconds
             if self._json:
-                more = {"recipients": message.recipients, "attempts": decision.attempts, "seconds": round(seconds, 3)}
+                more = {"recipients": recipients, "attempts": decision.attempts, "seconds": round(seconds, 3)}
                 self._object("message", **{key.replace("-", "_"): value for key, value in {**values, **more}.items()})
             elif not self._terminal:
                 self._line(" ".join(f"{key}={_value(value)}" for key, value in values.items() if value), needs_person)
             elif needs_person:
-                self._line(f"{verdict.word}: {_safe(message.message_id)} -> {folder}: {decision.reason}", needs_person)
+                self._line(f"{verdict.word}: {_safe(identity)} -> {folder}: {decision.reason}", needs_person)
 
     def batch_done(self) -> None:
         """A batch is settled and all its messages are reported."""
@@ -152,6 +155,10 @@ class Report:
 def standard() -> Report:
     """The report on standard output."""
     return Report(sys.stdout)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def _value(value: str) -> str:
