@@ -14,7 +14,7 @@ from fetch_and_route.message import made_message_id
 from fetch_and_route.routing import Entry, Listed, key_of
 from fetch_and_route.trouble import Denied, LoginRefused, Misconfigured, Unavailable
 
-from .conftest import Certificate, Exchange, ImapScript
+from .conftest import Certificate, Exchange, ImapScript, PopServer
 
 OK = b"%t OK done\r\n"
 FIELDS = "HEADER.FIELDS (MESSAGE-ID REFERENCES IN-REPLY-TO)"
@@ -324,6 +324,11 @@ def test_a_certificate_of_an_unknown_authority_is_refused(imap_server: ImapScrip
 def test_nobody_listens(closed_port: int, certificate: Certificate) -> None:
     with pytest.raises(Unavailable, match="Connection refused"):
         open_mailbox(closed_port, certificate)
+
+
+def test_a_server_of_another_protocol_is_named(pop_server: PopServer, certificate: Certificate) -> None:
+    with pytest.raises(Unavailable, match="connecting: what it says is not IMAP: check host, port and protocol"):
+        open_mailbox(pop_server.port, certificate)
 
 
 def test_a_missing_authority_is_named(certificate: Certificate) -> None:

@@ -292,6 +292,8 @@ class ImapMailbox:
             raise Unavailable(f"{where}: {one_line(error.strerror or error)}: the next run tries again") from error
         except imaplib.IMAP4.error as error:
             said = error.args[0] if error.args else ""
+            if said is None:  # imaplib's word for a greeting that is none
+                raise Unavailable(f"{where}: what it says is not IMAP: check host, port and protocol") from error
             text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
             raise _Refused(f"{where}: the server says no: {one_line(text)}") from error
 
