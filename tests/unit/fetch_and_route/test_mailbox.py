@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fetch_and_route.config import Mailbox, OAuth
-from fetch_and_route.mailbox import SET_LENGTH, ImapMailbox, parse_fetch, uid_sets
+from fetch_and_route.mailbox import SET_LENGTH, TRIES, ImapMailbox, parse_fetch, uid_sets
 from fetch_and_route.message import made_message_id
 from fetch_and_route.routing import Entry, Listed, key_of
 from fetch_and_route.trouble import Denied, LoginRefused, Misconfigured, Unavailable
@@ -98,6 +98,35 @@ def test_a_missing_folder_is_made(imap_server: ImapScript, certificate: Certific
         ('UID MOVE 4 "Routed"', OK),
     )
     with open_mailbox(server.port, certificate) as mailbox:
+        mailbox.move([4], "Routed")
+
+
+def test_what_another_session_takes_meanwhile_does_not_matter(
+    imap_server: ImapScript, certificate: Certificate
+) -> None:
+    gone = b"%t NO [EXPUNGEISSUED] Some of the requested messages no longer exist\r\n"
+    server = imap_server(
+        *LOGIN,
+        select(3),
+        ("FETCH 1:3 .*", literal(2, "UID 5 RFC822.SIZE 9", FIELDS, b"Message-ID: <1@x>\r\n\r\n") + gone),
+        ("UID FETCH 4:5 .*", literal(2, "UID 5", "", b"A") + gone),
+        ("UID FETCH 4 .*", gone),
+        ('UID MOVE 4:5 "Routed"', gone),
+        ("NOOP", b"* 1 EXPUNGE\r\n" + OK),
+        ('UID MOVE 4:5 "Routed"', OK),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert list(mailbox.index()) == [Entry(5, 9, key_of("<1@x>"))]
+        assert mailbox.fetch([4, 5]) == {5: b"A"}
+        assert mailbox.fetch([4]) == {}
+        mailbox.move([4, 5], "Routed")
+
+
+def test_a_server_that_says_so_again_and_again_is_left(imap_server: ImapScript, certificate: Certificate) -> None:
+    gone = b"%t NO [EXPUNGEISSUED] gone\r\n"
+    again: list[Exchange] = [('UID MOVE 4 "Routed"', gone), ("NOOP", OK)]
+    server = imap_server(*LOGIN, select(1), *(again * TRIES)[:-1])
+    with open_mailbox(server.port, certificate) as mailbox, pytest.raises(Unavailable, match=r"moving messages.* gone"):
         mailbox.move([4], "Routed")
 
 

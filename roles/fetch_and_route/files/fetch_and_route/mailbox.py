@@ -25,6 +25,8 @@ from .trouble import Denied, LoginRefused, Misconfigured, Unavailable, one_line
 
 WINDOW = 500
 """Messages asked about in one FETCH while looking what is there."""
+TRIES = 10
+"""How often a command is given that other sessions spoil by taking messages away."""
 SET_LENGTH = 4000
 """Characters of a UID set in one command; RFC 7162 section 4 lets servers stop at 8192 for a whole line."""
 
@@ -137,7 +139,7 @@ class ImapMailbox:
         what = "(UID BODY.PEEK[HEADER])" if header_only else "(UID BODY.PEEK[])"
         found: dict[int, bytes] = {}
         for uid_set in uid_sets(uids):
-            answer = self._command("reading messages", self._imap.uid, "FETCH", uid_set, what)
+            answer = self._fetch("reading messages", self._imap.uid, "FETCH", uid_set, what)
             found.update((fetched.uid, fetched.content) for fetched in parse_fetch(answer))
         return {uid: found[uid] for uid in uids if uid in found}
 
@@ -210,7 +212,7 @@ class ImapMailbox:
         for first in range(1, count + 1, WINDOW):
             window = f"{first}:{min(first + WINDOW - 1, count)}"
             what = "(UID RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID REFERENCES IN-REPLY-TO)])"
-            for fetched in parse_fetch(self._command("looking what is there", self._imap.fetch, window, what)):
+            for fetched in parse_fetch(self._fetch("looking what is there", self._imap.fetch, window, what)):
                 identity = message.message_id(fetched.content)
                 if identity:
                     yield fetched.uid, fetched.size, identity, message.references(fetched.content)
@@ -252,16 +254,34 @@ class ImapMailbox:
     def _move(self, uid_set: str, folder: str) -> None:
         doing = f"moving messages to {folder}"
         if "MOVE" in self._capabilities:
-            self._command(doing, self._imap.uid, "MOVE", uid_set, _quoted(folder))
+            self._act(doing, "MOVE", uid_set, _quoted(folder))
             return
         if "UIDPLUS" not in self._capabilities:
             raise Denied(f"{self._where}: {doing}: the server has neither MOVE nor UIDPLUS: use another server")
-        self._command(doing, self._imap.uid, "COPY", uid_set, _quoted(folder))
+        self._act(doing, "COPY", uid_set, _quoted(folder))
         self._remove(uid_set, doing)
 
     def _remove(self, uid_set: str, doing: str) -> None:
-        self._command(doing, self._imap.uid, "STORE", uid_set, "+FLAGS.SILENT", r"(\Deleted)")
-        self._command(doing, self._imap.uid, "EXPUNGE", uid_set)
+        self._act(doing, "STORE", uid_set, "+FLAGS.SILENT", r"(\Deleted)")
+        self._act(doing, "EXPUNGE", uid_set)
+
+    def _fetch(self, doing: str, method: Callable[..., tuple[str, list[Any]]], *arguments: object) -> list[Any]:
+        """Ask for messages; those that another session has taken away meanwhile are left out."""
+        try:
+            return self._command(doing, method, *arguments)
+        except _Gone:
+            return self._imap.response("FETCH")[1]  # the others were told before the server said no
+
+    def _act(self, doing: str, *arguments: object) -> None:
+        """Give a UID command; those that another session has taken away meanwhile are no matter."""
+        for number in range(TRIES):
+            try:
+                self._command(doing, self._imap.uid, *arguments)
+                return
+            except _Gone:
+                if number + 1 == TRIES:
+                    raise
+                self._command(doing, self._imap.noop)  # now the server tells which, and passes over them
 
     def _command(self, doing: str, method: Callable[..., tuple[str, list[Any]]], *arguments: object) -> list[Any]:
         """Give one command; returns the data of its answer. Raises Unavailable and _NoSuchFolder."""
@@ -295,11 +315,16 @@ class ImapMailbox:
             if said is None:  # imaplib's word for a greeting that is none
                 raise Unavailable(f"{where}: what it says is not IMAP: check host, port and protocol") from error
             text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
-            raise _Refused(f"{where}: the server says no: {one_line(text)}") from error
+            kind = _Gone if "[EXPUNGEISSUED]" in text else _Refused
+            raise kind(f"{where}: the server says no: {one_line(text)}") from error
 
 
 class _Refused(Unavailable):
     """The server answered NO or BAD."""
+
+
+class _Gone(_Refused):
+    """Another session has taken away some of the messages that the command names (RFC 5530, section 3)."""
 
 
 def parse_fetch(answer: Iterable[object]) -> Iterator[Fetched]:
