@@ -438,6 +438,32 @@ def test_calls_at_the_same_time_store_each_message_once(gateway: Gateway) -> Non
         other.close()
 
 
+def test_an_answer_finds_what_another_call_stores_at_the_same_time(gateway: Gateway) -> None:
+    other = Gateway()
+    for _ in range(8):
+        question = gateway.mail(gateway.alias("crm.team"))
+        reply = gateway.mail(gateway.domain["catchall"], In_Reply_To=question["Message-ID"])
+        entries = [
+            {
+                "id": str(message["Message-ID"]),
+                "message_id": str(message["Message-ID"]),
+                "thread": "1",
+                "raw": base64.b64encode(bytes(message)).decode(),
+            }
+            for message in (question, reply)
+        ]
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(other.call, entries[:1])
+            verdicts = gateway.call(entries)
+        assert {first.result()[0]["verdict"], verdicts[0]["verdict"]} == {"routed", "duplicate"}
+        assert verdicts[1]["verdict"] in ("routed", "retry")
+        if verdicts[1]["verdict"] == "retry":
+            verdicts = gateway.call(entries)
+            assert verdicts[1]["verdict"] == "routed"
+        assert verdicts[1]["res_id"] == verdicts[0]["res_id"], "not in its thread"
+    other.close()
+
+
 def test_the_gateway_s_user_may_do_nothing_else(gateway: Gateway) -> None:
     for model in ("crm.lead", "ir.config_parameter", "ir.mail_server", "fetchmail.server"):
         with pytest.raises(OdooError):

@@ -5,9 +5,10 @@
 # closures and, up to 14, f-strings.  `env`, `b64decode` and `UserError` are given.  The caller's context holds
 #   {"mailroom": {"version": 1, "messages": [{"id": ..., "message_id": "<a@b>", "thread": "7", "raw": base64}, ...]}}
 # and the answer's "verdicts" say for each: routed, duplicate, bounce, ignored, refused, error or retry; never None,
-# which XML-RPC cannot carry.  Messages of one `thread` (not empty) keep their order: once one failed, those after it in
-# the call are not tried (retry).  "find": ["<a@b>", ...] in it asks, changing nothing, where Odoo has these messages;
-# the answer's "found" has an entry for each place, none for what Odoo does not have.
+# which XML-RPC cannot carry.  Messages of one `thread` (not empty) keep their order: once one failed, or was stored by
+# another call at the same time, those after it in the call are not tried (retry).  "find": ["<a@b>", ...] in it asks,
+# changing nothing, where Odoo has these messages; the answer's "found" has an entry for each place, none for what Odoo
+# does not have.
 #
 # mypy: disable-error-code="name-defined"
 # ruff: noqa: F821
@@ -183,6 +184,7 @@ asked = env.context.get("mailroom") or {}
 messages = asked.get("messages") or []
 keys = [clean(message.get("message_id") or message["id"]).strip() for message in messages]
 known = {}  # type: dict[str, Any]
+unseen = []  # known, but not to this transaction: an answer to one would not find its thread
 if keys:
     # One lock per Message-ID, taken in one order by everybody, held until the commit.
     env.cr.execute("SET LOCAL lock_timeout = '10s'")
@@ -198,9 +200,12 @@ if keys:
             known[row[0]] = row[1:]
     finally:
         fresh.close()
+    if known:
+        seen = [row[0] for row in find(env.cr, list(known))]
+        unseen = [key for key in known if key not in seen]
 
 verdicts = []
-failed = []  # threads
+failed, late = [], []  # threads
 stop = ""
 for number, message in enumerate(messages):
     verdict = {"id": message["id"], "verdict": "retry", "model": False, "res_id": False, "mail_message_id": False}
@@ -208,11 +213,16 @@ for number, message in enumerate(messages):
     verdicts.append(verdict)
     if keys[number] in known:
         verdict.update(at("duplicate", known[keys[number]], ""))
+        if message.get("thread") and keys[number] in unseen:
+            late.append(message["thread"])
         continue
     if stop:
         continue
     if message.get("thread") in failed:
         verdict["reason"] = "an earlier message of its thread failed"
+        continue
+    if message.get("thread") in late:
+        verdict["reason"] = "an earlier message of its thread was stored at the same time: ask again"
         continue
     callbacks, data = list(env.cr.postcommit._funcs), dict(env.cr.postcommit.data)
     savepoint = begin()

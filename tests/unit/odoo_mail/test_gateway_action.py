@@ -1,4 +1,4 @@
-"""What of the gateway action can be judged without Odoo: where a message is, its reasons, the language; no more."""
+"""What can be judged of the gateway action without a real Odoo: what it asks the database, its reasons, its language."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import xmlrpc.client
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -35,14 +36,28 @@ class Environment:
         return [row for row in STORED if row[0] in self.asked]
 
 
-def run(environment: Environment) -> dict[str, Any]:
+def behind(*messages: dict[str, str]) -> Mock:
+    """Odoo's `env` of a call whose transaction began before <1@x> was stored, which only a later one sees."""
+    env = Mock()
+    env.return_value = {"mail.thread": env.thread}
+    env.thread.message_process.return_value = 9
+    env.context = {"mailroom": {"version": 1, "messages": list(messages)}}
+    env.registry.cursor().fetchall.return_value = STORED[:1]
+    env.cr.savepoint = lambda: SimpleNamespace(close=Mock())
+    env.cr.postcommit._funcs, env.cr.postcommit.data = [], {}
+    env.cr.fetchone.return_value = (0, 0, 8)
+    env.cr.fetchall = lambda: [(9, "crm.lead", 9)] if "id > %s" in env.cr.execute.call_args[0][0] else []
+    return env
+
+
+def run(environment: Environment | Mock) -> dict[str, Any]:
     """All that the action has defined in the end."""
     names: dict[str, Any] = {"env": environment, "b64decode": base64.b64decode, "UserError": ValueError}
     exec(compile(CODE, "gateway_action", "exec"), names)  # noqa: S102 - as Odoo does with it
     return names
 
 
-def answer(environment: Environment) -> dict[str, Any]:
+def answer(environment: Environment | Mock) -> dict[str, Any]:
     found: dict[str, Any] = run(environment)["action"]["mailroom"]
     return found
 
@@ -85,6 +100,15 @@ def test_a_reason_keeps_every_language() -> None:
 
 def test_an_error_that_says_nothing_is_named() -> None:
     assert run(Environment())["refusal"](KeyError()) == {"verdict": "error", "reason": "KeyError: KeyError"}
+
+
+def test_an_answer_waits_while_its_transaction_does_not_see_what_it_answers() -> None:
+    threads = {"<1@x>": "7", "<2@x>": "7", "<3@x>": "8", "<4@x>": ""}
+    env = behind(*({"id": name, "message_id": name, "thread": thread, "raw": ""} for name, thread in threads.items()))
+    verdicts = {verdict["id"]: verdict for verdict in answer(env)["verdicts"]}
+    assert [verdicts[name]["verdict"] for name in threads] == ["duplicate", "retry", "routed", "routed"]
+    assert "ask again" in verdicts["<2@x>"]["reason"]
+    assert env.thread.message_process.call_count == 2
 
 
 def test_it_is_written_in_what_every_odoo_s_safe_eval_takes() -> None:
