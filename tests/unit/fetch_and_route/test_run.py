@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -19,7 +20,7 @@ from fetch_and_route.report import Report
 from fetch_and_route.routing import Entry, Verdict, key_of
 from fetch_and_route.run import cycle
 from fetch_and_route.state import Note, State
-from fetch_and_route.trouble import Denied, Unavailable
+from fetch_and_route.trouble import Denied, Misconfigured, Unavailable
 from tests import delivery_reports
 
 MAILBOX = Mailbox(name="prod", database="prod", host="h", login="l", password="p")
@@ -295,6 +296,32 @@ def test_a_refusal_of_us_stops_the_cycle_and_keeps_all(world: World) -> None:
         world.run()
     assert len(world.calls) == 1
     assert len(world.names("INBOX")) == 5
+
+
+def test_on_a_full_disk_only_what_needs_a_note_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.deliver("error1")
+    world.run()
+    for name in ("refused", "a", "b", "c", "d", "e"):
+        world.deliver(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("fetch_and_route.durable.replace", Mock(side_effect=Misconfigured("full")))
+        with pytest.raises(Misconfigured, match="full"):
+            world.run()
+    assert world.names("Routed") == ["a", "b", "c", "d", "e"]
+    assert world.names("INBOX") == ["error1", "refused"]
+    assert world.note("refused") is None
+    world.run()
+    assert world.names("Quarantine") == ["refused"]
+
+
+def test_on_a_full_disk_a_note_may_outlive_its_message(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.deliver("a")
+    State(world.directory, "prod").update({"<a@x>": Note(1, "it failed", (), 0)})
+    with monkeypatch.context() as patch:
+        patch.setattr("fetch_and_route.durable.replace", Mock(side_effect=Misconfigured("full")))
+        with pytest.raises(Misconfigured, match="full"):
+            world.run()
+    assert world.names("Routed") == ["a"]
 
 
 def test_a_stop_ends_after_the_calls_under_way(world: World) -> None:

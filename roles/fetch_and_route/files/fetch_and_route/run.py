@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from .report import Report
 from .routing import Backlog, Decision, Entry, Folder, Mail, Verdict, decide, key_of
 from .sources import queue_for
 from .state import Note, State
-from .trouble import Trouble, Unavailable
+from .trouble import Misconfigured, Trouble, Unavailable
 
 
 class Queue(Protocol):
@@ -148,6 +148,7 @@ def cycle(
     report.waiting(len(backlog))
     out: dict[Future[Answer], Batch] = {}
     trouble: Trouble | None = None
+    unnoted: Trouble | None = None
     quarantined = False
     try:
         while True:
@@ -168,7 +169,8 @@ def cycle(
                     continue
                 backlog.give_back(batch.mails, {item.mail.thread for item in made if item.decision.folder == "inbox"})
                 settled += made
-            _settle(mailbox, queue, state, settled)
+            settled, full = _settle(mailbox, queue, state, settled)
+            unnoted = unnoted or full
             for item in settled:
                 folder = _folder(mailbox, item.decision.folder)
                 report.message(mailbox.name, item.message, item.verdict, item.decision, folder, item.seconds)
@@ -177,6 +179,7 @@ def cycle(
     finally:
         for future in out:
             future.cancel()
+    trouble = trouble or unnoted
     if trouble is not None:
         raise trouble
     if quarantined:
@@ -244,20 +247,36 @@ def _read(queue: Queue, batch: Sequence[Mail], mailbox: Mailbox) -> list[tuple[M
     return messages
 
 
-def _settle(mailbox: Mailbox, queue: Queue, state: State, settled: Sequence[Settled]) -> None:
-    """Note what stays or is quarantined, move what is decided, forget what is done; in this order."""
+def _settle(
+    mailbox: Mailbox, queue: Queue, state: State, settled: list[Settled]
+) -> tuple[list[Settled], Trouble | None]:
+    """Note what stays or is quarantined, move what is decided, forget what is done; in this order.
+
+    Returns what is settled now, and why the rest is not: on a full disk what needs a note stays as it was.
+    """
     notes: dict[str, Note | None] = {}
-    uids: dict[Folder, list[int]] = {"inbox": [], "routed": [], "quarantine": []}
     for item in settled:
-        uids[item.decision.folder] += item.mail.uids
         if item.decision.folder != "routed" and item.decision.reason:
             note = Note(item.decision.attempts, item.decision.reason, item.message.recipients, int(time.time()))
             notes[item.message.message_id] = note
-    state.update(notes)
+    trouble = _note(state, notes)
+    if trouble:
+        settled = [item for item in settled if item.message.message_id not in notes]
     for folder in ("routed", "quarantine"):
-        if uids[folder]:
-            queue.move(uids[folder], _folder(mailbox, folder))
-    state.update({item.message.message_id: None for item in settled if item.decision.folder == "routed"})
+        uids = [uid for item in settled if item.decision.folder == folder for uid in item.mail.uids]
+        if uids:
+            queue.move(uids, _folder(mailbox, folder))
+    done = {item.message.message_id: None for item in settled if item.decision.folder == "routed"}
+    return settled, _note(state, done) or trouble
+
+
+def _note(state: State, notes: Mapping[str, Note | None]) -> Trouble | None:
+    """Update the notes, or say why they cannot be."""
+    try:
+        state.update(dict(notes))
+    except Misconfigured as error:
+        return error
+    return None
 
 
 def _attempts(state: State, message: Prepared) -> int:
