@@ -77,6 +77,11 @@ ansible_facts:
       type: list
       elements: str
       sample: [postfix.service]
+    in_use:
+      description: The services and timers of systemd that are enabled, or neither inactive nor failed.
+      type: list
+      elements: str
+      sample: [postfix.service]
     port_25:
       description: Name of the process that listens on TCP port 25, on any address; empty when it is Postfix or nobody.
       type: str
@@ -172,6 +177,13 @@ def units_that_are(state: Mapping[str, str], shown: str) -> list[str]:
     return sorted(unit["Id"] for unit in units if "Id" in unit and state.items() <= unit.items())
 
 
+def units_in_use(shown: str) -> list[str]:
+    """The units that have to be stopped or disabled to be gone; systemd has loaded all of these."""
+    ended = {name for state in ("inactive", "failed") for name in units_that_are({"ActiveState": state}, shown)}
+    enabled = units_that_are({"UnitFileState": "enabled"}, shown)
+    return sorted({*units_that_are({}, shown)} - ended | {*enabled})
+
+
 def show_units() -> str:
     """What systemd says of all services and timers it has loaded; nothing on a host without systemd."""
     properties = "--property=Id,ActiveState,UnitFileState,NeedDaemonReload"
@@ -198,6 +210,7 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
         "users": [line.partition(":")[0] for line in passwd.splitlines() if line],
         "services": units_that_are(SETTLED, units),
         "running": units_that_are(RUNNING, units),
+        "in_use": units_in_use(units),
         "port_25": foreign_listener(25, root / "proc"),
         "effective_user_id": os.geteuid(),
         "time_epoch": int(time.time()),

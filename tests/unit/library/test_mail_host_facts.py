@@ -153,6 +153,7 @@ def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixtur
         "users",
         "services",
         "running",
+        "in_use",
         "port_25",
         "time_epoch",
     }
@@ -186,6 +187,26 @@ NeedDaemonReload=yes
     assert mail_host_facts.units_that_are(mail_host_facts.SETTLED, shown) == ["good.service"]
     running = mail_host_facts.units_that_are(mail_host_facts.RUNNING, shown)
     assert running == ["by-hand.service", "changed.timer", "good.service"]
+
+
+def test_a_unit_is_in_use_unless_it_is_disabled_and_has_ended() -> None:
+    states = {
+        "good": ("active", "enabled"),
+        "stopped": ("inactive", "enabled"),
+        "refused": ("failed", "enabled"),
+        "by-hand": ("active", "disabled"),
+        "again-and-again": ("activating", "disabled"),
+        "off": ("inactive", "disabled"),
+        "gone": ("inactive", ""),
+        "gone-badly": ("failed", ""),
+    }
+    shown = "\n\n".join(
+        f"Id={name}.service\nActiveState={active}\nUnitFileState={file}\nNeedDaemonReload=no"
+        for name, (active, file) in states.items()
+    )
+
+    in_use = mail_host_facts.units_in_use(shown)
+    assert in_use == [f"{name}.service" for name in ("again-and-again", "by-hand", "good", "refused", "stopped")]
 
 
 def test_local_users_are_named(tmp_path: Path) -> None:
