@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
+from fetch_and_route import state
 from lookup_plugins.private_certificate import private_certificate
 
 Exchange = tuple[str, bytes]
@@ -366,6 +367,20 @@ def closed_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Is released each time that somebody begins to wait for a database's lock."""
+    begun = threading.Semaphore(0)
+    waited = state._waited
+
+    def wait(descriptor: int, stop: int) -> bool:
+        begun.release()
+        return waited(descriptor, stop)
+
+    monkeypatch.setattr(state, "_waited", wait)
+    return begun
 
 
 @pytest.fixture

@@ -196,7 +196,7 @@ def test_a_second_run_leaves_at_once(
     configure: Configure, state_directory: Path, closed_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = configure(closed_port, prod=closed_port)
-    with lock(state_directory):
+    with lock(state_directory, "prod"):
         assert main(["--config", str(config), "run"]) == 0
     assert "another fetch-and-route is running" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fetch_and_route.config import Mailbox, OAuth
-from fetch_and_route.mailbox import SET_LENGTH, TRIES, ImapMailbox, parse_fetch, uid_sets
+from fetch_and_route.mailbox import SET_LENGTH, TRIES, ImapMailbox, Inbox, parse_fetch, uid_sets
 from fetch_and_route.message import made_message_id
 from fetch_and_route.routing import Entry, Listed, key_of
 from fetch_and_route.trouble import Denied, LoginRefused, Misconfigured, Unavailable
@@ -86,6 +86,19 @@ def test_messages_are_indexed_read_and_moved_in_batches(imap_server: ImapScript,
         assert mailbox.fetch([4], header_only=True) == {4: b"A"}
         assert mailbox.fetch([]) == {}
         mailbox.move([9, 5, 4], "Routed")
+
+
+def test_the_inbox_is_looked_at_again(imap_server: ImapScript, certificate: Certificate) -> None:
+    told = b"* 2 EXISTS\r\n* OK [UIDNEXT 9] next\r\n%t OK [READ-WRITE]\r\n"
+    server = imap_server(*login("IMAP4rev1 IDLE"), select(0), ('SELECT "INBOX"', told), select(2))
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert mailbox.can_idle
+        assert mailbox.look_again() == Inbox(2, 9)
+        assert mailbox.count == 2
+        assert mailbox.look_again() == Inbox(2, 2), "a server that does not tell the next UID"
+    server = imap_server(*LOGIN, select(0))
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert not mailbox.can_idle
 
 
 def test_a_missing_folder_is_made(imap_server: ImapScript, certificate: Certificate) -> None:

@@ -84,6 +84,15 @@ def test_the_journal_learns_what_needs_a_person(monkeypatch: pytest.MonkeyPatch)
     assert [line[:3] for line in output.getvalue().splitlines()] == ["mes", "<4>", "<4>", "<3>"]
 
 
+def test_tallies_are_taken_once() -> None:
+    report = Report(io.StringIO())
+    report.message("prod", Prepared("<a@x>", (), b""), *ROUTED)
+    report.served("prod")
+    taken = report.take()["prod"]
+    assert (taken.verdicts, taken.success > 0) == ({"routed": 1}, True)
+    assert report.take() == {}
+
+
 def test_a_run_with_nothing_to_do_leaves_no_line() -> None:
     output = io.StringIO()
     Report(output).finish()

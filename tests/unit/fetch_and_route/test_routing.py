@@ -51,6 +51,16 @@ def test_batches_are_as_full_as_they_may_be() -> None:
     assert [len(backlog.take(20, 1000)) for _ in range(4)] == [20, 20, 5, 0]
 
 
+def test_what_is_held_and_what_follows_it_is_not_taken() -> None:
+    entries = [entry(1), entry(2, "<1@x>"), entry(3, "<2@x>"), entry(4), entry(5, "<6@x>"), entry(6)]
+    backlog = Backlog(entries, [key_of("<2@x>"), key_of("<5@x>"), key_of("<gone@x>")])
+    batch = backlog.take(9, 100)
+    assert uids(batch) == [1, 4]
+    backlog.give_back(batch)
+    assert backlog.take(9, 100) == []
+    assert key_of("<3@x>") in backlog
+
+
 @pytest.mark.parametrize(
     "entries",
     [

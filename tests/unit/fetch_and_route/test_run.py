@@ -86,12 +86,13 @@ class World:
         concurrency: int = 1,
         odoo: Callable[[], Gateway] | None = None,
         session: Session | None = None,
+        fresh: bool = False,
     ) -> str:
         output = io.StringIO()
         config = Config(databases=(), mailboxes=(), attempts=attempts, batch_messages=4, batch_bytes=1000)
         state = FusedState(self.directory, "prod", self.fuse)
         with Calls(odoo or (lambda: Odoo(self)), concurrency) as calls:
-            cycle(MAILBOX, session or Session(self), calls, state, config, Report(output), stopped)
+            cycle(MAILBOX, session or Session(self), calls, state, config, Report(output), stopped, fresh=fresh)
         return output.getvalue()
 
     def note(self, name: str) -> Note | None:
@@ -262,6 +263,23 @@ def test_errors_count_over_runs_until_the_message_is_quarantined(world: World) -
     assert note is not None
     assert note.reason == "failed 3 times, at last: because error"
     assert note.recipients == ("sales@example.com",)
+
+
+def test_what_was_tried_before_may_be_left_to_a_run(world: World) -> None:
+    world.deliver("error")
+    world.deliver("follows", answers=["error"])
+    world.run()
+    world.deliver("new")
+    world.deliver("follows2", answers=["error"])
+    world.calls.clear()
+    world.run(fresh=True)
+    assert world.calls == [["new"]]
+    assert world.names("INBOX") == ["error", "follows", "follows2"]
+    note = world.note("error")
+    assert note is not None
+    assert note.attempts == 1
+    world.run()
+    assert world.calls[1] == ["error", "follows", "follows2"]
 
 
 def test_a_message_that_kills_the_call_is_found_and_delays_no_other(world: World) -> None:

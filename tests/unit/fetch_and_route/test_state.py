@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fetch_and_route.state import Note, State, lock
+from fetch_and_route.state import Note, State, lock, telling
 from fetch_and_route.trouble import Misconfigured
+from fetch_and_route.watch import Stop
 
 NOTE = Note(2, "böse", ("sales@example.com",), 1700000000)
 
@@ -78,25 +80,70 @@ def test_a_file_that_cannot_be_written_is_named(state_directory: Path) -> None:
         State(state_directory, "prod").update({"<a@x>": NOTE})
 
 
-def test_one_run_at_a_time(state_directory: Path) -> None:
-    with lock(state_directory / "new") as first, lock(state_directory / "new") as second:
-        assert (first, second) == (True, False)
-    with lock(state_directory / "new") as third:
-        assert third
+def test_one_at_a_time_serves_a_database(state_directory: Path) -> None:
+    directory = state_directory / "new"
+    with lock(directory, "prod") as first, lock(directory, "prod") as second, lock(directory, "other") as third:
+        assert (first, second, third) == (True, False, True)
+    with lock(directory, "prod") as fourth:
+        assert fourth
     (state_directory / "file").touch()
-    with pytest.raises(Misconfigured, match="File exists"), lock(state_directory / "file"):
+    with pytest.raises(Misconfigured, match="File exists"), lock(state_directory / "file", "prod"):
         pass
+    with pytest.raises(Misconfigured, match="File exists"), telling(state_directory / "file"):
+        pass
+
+
+def test_a_lock_is_waited_for(state_directory: Path, waits: threading.Semaphore) -> None:
+    stop = Stop()
+    with ThreadPoolExecutor(1) as pool:
+
+        def wait() -> bool:
+            with lock(state_directory, "prod", stop.descriptor) as ours:
+                return ours
+
+        with lock(state_directory, "prod"):
+            waiting = pool.submit(wait)
+            assert waits.acquire(timeout=10)
+            assert not waiting.done()
+        assert waiting.result(10)
+    with lock(state_directory, "prod") as ours:
+        assert ours, "it was given back"
+
+
+def test_waiting_for_a_lock_ends_with_the_program(state_directory: Path) -> None:
+    stop = Stop()
+    with lock(state_directory, "prod"):
+        stop.set()
+        with lock(state_directory, "prod", stop.descriptor) as ours:
+            assert not ours
+    with lock(state_directory, "prod", Stop().descriptor) as ours:
+        assert ours, "whoever gave up waiting does not keep it"
+
+
+def test_two_who_tell_wait_for_each_other(state_directory: Path) -> None:
+    told: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def tell() -> None:
+            with telling(state_directory):
+                told.append("second")
+
+        with telling(state_directory):
+            second = pool.submit(tell)
+            told.append("first")
+        second.result(10)
+    assert told == ["first", "second"]
 
 
 def test_the_lock_dies_with_its_holder(state_directory: Path) -> None:
     program = (
         "import os, sys, pathlib; from fetch_and_route.state import lock\n"
-        "with lock(pathlib.Path(sys.argv[1])) as ours: assert ours; os.kill(os.getpid(), 9)"
+        "with lock(pathlib.Path(sys.argv[1]), 'prod') as ours: assert ours; os.kill(os.getpid(), 9)"
     )
     package = Path(__file__).resolve().parents[3] / "roles/fetch_and_route/files"
     died = subprocess.run(
         [sys.executable, "-c", program, state_directory], env={"PYTHONPATH": str(package)}, check=False
     )
     assert died.returncode == -9
-    with lock(state_directory) as ours:
+    with lock(state_directory, "prod") as ours:
         assert ours

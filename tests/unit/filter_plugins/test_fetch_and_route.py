@@ -190,8 +190,11 @@ def test_its_secrets_are_files_of_root_alone() -> None:
     assert len(mailbox_files(made, {}, check_mode=True)) == 5
 
 
-def test_the_configuration_and_the_unit_name_them() -> None:
-    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)  # noqa: S701 -- no HTML
+def test_the_configuration_and_the_units_name_them() -> None:
+    loader = jinja2.FileSystemLoader(TEMPLATES.parent)
+    environment = jinja2.Environment(  # noqa: S701 -- no HTML
+        loader=loader, trim_blocks=True, keep_trailing_newline=True
+    )
     environment.filters |= {"comment": lambda text: f"# {text}", "to_json": as_json}
     values: dict[str, Any] = {
         "__fetch_and_route_routes": [ROUTE],
@@ -201,17 +204,24 @@ def test_the_configuration_and_the_unit_name_them() -> None:
     values |= {"fetch_and_route_concurrency": 2}
     values |= {"fetch_and_route_summary_to": "", "fetch_and_route_summary_smtp": "127.0.0.1:25"}
     values |= {"fetch_and_route_imap_host": "mail.example.com", "fetch_and_route_imap_address": "127.0.0.1"}
-    text = environment.from_string((TEMPLATES / "fetch-and-route/config.toml.j2").read_text()).render(values)
+    text = environment.get_template("etc/fetch-and-route/config.toml.j2").render(values)
     config = parse(tomllib.loads(text), "x")
     assert [mailbox.name for mailbox in config.mailboxes] == ["prod", "old", "info"]
     assert config.mailboxes[0].former_names == ROUTE["former_names"]
     assert config.mailboxes[2].oauth is not None
     assert config.mailboxes[2].oauth.refresh_token == "oauth-refresh-info"
     assert not [secret for secret in ("hunter2", "c-secret", "r-secret") if secret in text]
-    unit = environment.from_string((TEMPLATES / "systemd/system/fetch-and-route.service.j2").read_text()).render(values)
+    run, watch = (
+        environment.get_template(f"etc/systemd/system/{name}.service.j2").render(values)
+        for name in ("fetch-and-route", "fetch-and-route-watch")
+    )
     secrets = "/etc/fetch-and-route/secrets"
     for name in ("mailbox-prod", "gateway-prod", "mailbox-old", "oauth-client-info", "oauth-refresh-info"):
-        assert f"LoadCredential={name}:{secrets}/{name}\n" in unit
+        assert f"LoadCredential={name}:{secrets}/{name}\n" in run
+    assert run.count("managed") == watch.count("managed") == 1
+    shared = run[run.index("# A user of its own") :]
+    assert shared in watch, "both are locked in alike"
+    assert {"DynamicUser=yes", "User=fetch-and-route", "ProtectSystem=strict"} <= set(shared.splitlines())
 
 
 def as_json(value: object, ensure_ascii: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""What can be judged of the gateway action without a real Odoo: what it asks the database, its reasons, its language."""
+"""What can be judged of the gateway action without Odoo: what it asks the database, its reasons, its language."""
 
 from __future__ import annotations
 

@@ -8,20 +8,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import commands, metrics, summary
+from . import commands, metrics, summary, watch
 from . import config as configuration
 from .config import Config
 from .report import Report
 from .run import run
-from .state import lock
+from .state import telling
 from .trouble import Trouble
+from .watch import Stop
 
 EXIT_CODES = """\
 exit codes:
-  0   done, or nothing to do, or another run is at it
+  0   done, or nothing to do, or another fetch-and-route is at it
   1   no such message in quarantine
   2   wrong use of this command
   75  a server is away or busy: mail waits, the next run tries again
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run_now = actions.add_parser("run", parents=[json_option], help="route what waits now, then end")
     run_now.add_argument("--scheduled", action="store_true", help="leave databases alone that were away just now")
+    actions.add_parser("watch", help="route new mail as soon as it comes, until told to end")
     actions.add_parser(
         "status",
         parents=[json_option, mailbox_option],
@@ -104,6 +106,8 @@ def _dispatch(options: argparse.Namespace, config: Config) -> int:
     match options.command, getattr(options, "act", ""):
         case "run", _:
             return _run(config, options.config, as_json=options.json, scheduled=options.scheduled)
+        case "watch", _:
+            return _watch(config, options.config)
         case "status", _:
             return commands.status(asker)
         case "explain", _:
@@ -123,31 +127,40 @@ def _dispatch(options: argparse.Namespace, config: Config) -> int:
 def _run(config: Config, config_path: Path, *, as_json: bool, scheduled: bool) -> int:
     report = Report(sys.stdout, as_json=as_json)
     stop = threading.Event()
+    _end_by_signal(stop.set)
+    code = run(config, config_path, report, stop, scheduled=scheduled)
+    _afterwards(config, config_path, report)
+    report.finish()
+    return code
+
+
+def _watch(config: Config, config_path: Path) -> int:
+    report = Report(sys.stdout)
+    stop = Stop()
+    _end_by_signal(stop.set)
+    return watch.watch(config, config_path, report, stop, lambda: _afterwards(config, config_path, report))
+
+
+def _end_by_signal(stop: Callable[[], None]) -> None:
+    """Let SIGINT and SIGTERM end the command after the batch under way."""
 
     def end_after_this_batch(number: int, _: object) -> None:
-        stop.set()
+        stop()
         signal.signal(number, signal.SIG_DFL)  # a second one ends the run at once, which is safe, too
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, end_after_this_batch)
-    with lock(Path(config.state_directory)) as ours:
-        if not ours:
-            report.say("another fetch-and-route is running: nothing to do here")
-            return 0
-        code = run(config, config_path, report, stop, scheduled=scheduled)
-        _afterwards(config, config_path, report)
-        report.finish()
-        return code
 
 
 def _afterwards(config: Config, config_path: Path, report: Report) -> None:
-    """Tell of what is done. A failure to tell is said, and is no failure of the run."""
+    """Tell of what is done since last time. A failure to tell is said, and is no failure of the run."""
     now = int(time.time())
-    served = [name for name, tally in report.tallies.items() if tally.success]
+    tallies = report.take()
+    served = [name for name, tally in tallies.items() if tally.success]
 
     def figures() -> None:
         if config.metrics_directory:
-            metrics.write(config, report.tallies, now)
+            metrics.write(config, tallies, now)
 
     def tell() -> None:
         session = commands.Asker(config, config_path).session
@@ -156,7 +169,8 @@ def _afterwards(config: Config, config_path: Path, report: Report) -> None:
 
     for task in (figures, tell):
         try:
-            task()
+            with telling(Path(config.state_directory)):
+                task()
         except Trouble as trouble:
             report.trouble(trouble)
 

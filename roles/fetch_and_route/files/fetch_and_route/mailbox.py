@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 from . import message, tls, xoauth2
 from .config import Mailbox
+from .idle import IdleConnection, keep_alive
 from .routing import Entry, Listed, key_of
 from .trouble import Denied, LoginRefused, Misconfigured, Unavailable, one_line
 
@@ -42,7 +43,14 @@ class Fetched(NamedTuple):
     content: bytes
 
 
-class _Connection(imaplib.IMAP4):
+class Inbox(NamedTuple):
+    """What the inbox holds now: how many messages, and a number that differs once another one has come."""
+
+    waiting: int
+    mark: int
+
+
+class _Connection(IdleConnection):
     """A connection to an address that may differ from the name in the certificate; TLS before any login."""
 
     def __init__(self, config: Mailbox, context: ssl.SSLContext) -> None:
@@ -59,6 +67,7 @@ class _Connection(imaplib.IMAP4):
 
     def _create_socket(self, timeout: float | None) -> socket.socket:
         plain = socket.create_connection((self._config.address or self._config.host, self.port), timeout)
+        keep_alive(plain)
         return plain if self._config.tls == "starttls" else tls.wrap(plain, self._context, self.host)
 
     def _start_tls(self) -> None:
@@ -128,6 +137,25 @@ class ImapMailbox:
     def can_move(self) -> bool:
         """Whether the server can take messages out of the inbox without touching others."""
         return bool({"MOVE", "UIDPLUS"} & self._capabilities)
+
+    @property
+    def can_idle(self) -> bool:
+        """Whether the server can tell of new mail (RFC 2177)."""
+        return "IDLE" in self._capabilities
+
+    def look_again(self) -> Inbox:
+        """Count anew what waits. The mark is UIDNEXT, or the count where a server does not tell that."""
+        self._count = self._select(self._config.inbox)
+        _, told = self._imap.response("UIDNEXT")
+        return Inbox(self._count, int(told[-1] or 0) or self._count)
+
+    def wait_for_news(self, seconds: float, stop: int) -> bool:
+        """Wait until new mail may have come, at most so long or until the descriptor `stop` is readable.
+
+        Look again before and after: this answers only for the time in between. Returns whether mail may have come.
+        """
+        with self._explained("waiting for new mail"):
+            return self._imap.wait_for_news(seconds, stop)
 
     def index(self) -> Iterator[Entry]:
         """What waits: UID, size, the keys of its Message-ID and of those it answers. No other command meanwhile."""

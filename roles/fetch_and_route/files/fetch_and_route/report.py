@@ -85,6 +85,12 @@ class Report:
         with self._lock:
             self._progress()
 
+    def take(self) -> dict[str, Tally]:
+        """The tallies since they were taken last."""
+        with self._lock:
+            taken, self.tallies = self.tallies, defaultdict(Tally)
+            return taken
+
     def served(self, mailbox: str) -> None:
         """A mailbox is done without trouble."""
         with self._lock:

@@ -75,8 +75,8 @@ class Backlog:
     Holds numbers in arrays and no object per mail: a mailbox may hold very many.
     """
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
-        """Gather what waits, in any order."""
+    def __init__(self, entries: Iterable[Entry], held: Iterable[bytes] = ()) -> None:
+        """Gather what waits, in any order. Mails with the keys `held`, and what follows them, are not to be taken."""
         self._numbers: dict[bytes, int] = {}
         # By number of a message: UID of its first copy (0: it is only referred to), size, one step towards its thread.
         # Number 0 is nobody's. UIDs are signed: those below 0 are messages on this host (maildrop.Pop3Mailbox.index).
@@ -90,7 +90,7 @@ class Backlog:
                 self._copies.setdefault(number, []).append(entry.uid)
             for reference in entry.references:
                 self._towards[self._thread(number)] = self._thread(self._number(reference))
-        self._line_up()
+        self._line_up({self._numbers[key] for key in held if key in self._numbers})
 
     def __len__(self) -> int:
         """How many mails there were in the beginning, copies not counted."""
@@ -149,8 +149,8 @@ class Backlog:
     def _copies_of(self, number: int) -> tuple[int, ...]:
         return (self._uids[number], *self._copies.get(number, ()))
 
-    def _line_up(self) -> None:
-        """Chain each thread's mails, oldest first, and make the first of each ready."""
+    def _line_up(self, held: Container[int]) -> None:
+        """Chain each thread's mails, oldest first and as far as the first in `held`; make the first of each ready."""
         for number, others in self._copies.items():
             self._uids[number], *others[:] = sorted([self._uids[number], *others])
         self._ready: deque[int] = deque()  # the next mail of each thread that is not out
@@ -158,8 +158,12 @@ class Backlog:
         self._following = array("I", [0]) * len(self._uids)  # by number, the next mail of its thread, 0: none
         last = array("I", [0]) * len(self._uids)  # by thread, its newest mail so far
         order = sorted((n for n in range(1, len(self._uids)) if self._uids[n]), key=self._uids.__getitem__)
+        stuck: set[int] = set()
         for number in order:
             thread = self._thread(number)
+            if number in held or thread in stuck:
+                stuck.add(thread)
+                continue
             if last[thread]:
                 self._following[last[thread]] = number
             else:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -29,8 +30,8 @@ from .metrics import look
 from .odoo import OdooGateway
 from .report import Report
 from .routing import Backlog, Decision, Entry, Folder, Mail, Verdict, decide, key_of
-from .sources import queue_for
-from .state import Note, State
+from .sources import Source, queue_for
+from .state import Note, State, lock
 from .trouble import Misconfigured, Trouble, Unavailable
 
 
@@ -84,7 +85,7 @@ def run(config: Config, config_path: Path, report: Report, stop: threading.Event
 def serve(
     database: Database, config: Config, config_path: Path, report: Report, stop: threading.Event, *, scheduled: bool
 ) -> int:
-    """Serve one database's mailboxes, each on its own, with the database's calls and back-off in common.
+    """Serve one database's mailboxes, unless somebody else is at it or, on schedule, it was away a short while ago.
 
     Returns the highest exit code of what went wrong with a mailbox. Raises Trouble: what is wrong with the database.
     """
@@ -92,20 +93,49 @@ def serve(
     if not mailboxes:
         return 0
     directory = Path(config.state_directory)
+    with lock(directory, database.name) as ours:
+        if not ours:
+            report.say(f"database {database.name}: another fetch-and-route is running: left to that one")
+            return 0
+        pause = BackOff(directory, database.name).pause(time.time()) if scheduled else None
+        if pause:
+            until = clock(pause.until)
+            report.say(f"{pause.reason}: left alone until {until}, after {pause.failures} failures in a row")
+            return Unavailable.exit_code
+
+        def open_queue(mailbox: Mailbox) -> Source:
+            return queue_for(mailbox, config, config_path)
+
+        return attend(database, mailboxes, open_queue, config, config_path, report, stop.is_set)
+
+
+def attend(
+    database: Database,
+    mailboxes: Sequence[Mailbox],
+    open_queue: Callable[[Mailbox], AbstractContextManager[Source]],
+    config: Config,
+    config_path: Path,
+    report: Report,
+    stopped: Callable[[], bool],
+    *,
+    fresh: bool = False,
+) -> int:
+    """Serve mailboxes of a database, each on its own, with the database's calls and back-off in common.
+
+    Whoever calls it holds the database's lock. `fresh`: only what was never tried before. Returns the highest exit code
+    of what went wrong with a mailbox. Raises Trouble: what is wrong with the database.
+    """
+    directory = Path(config.state_directory)
     backoff = BackOff(directory, database.name)
-    pause = backoff.pause(time.time()) if scheduled else None
-    if pause:
-        report.say(f"{pause.reason}: left alone until {clock(pause.until)}, after {pause.failures} failures in a row")
-        return Unavailable.exit_code
     connect = partial(OdooGateway, database, configuration.secret(database.key, config_path))
     with Calls(connect, database.concurrency) as calls:
 
         def serve_one(mailbox: Mailbox) -> int:
             try:
                 state = State(directory, mailbox.name)
-                with queue_for(mailbox, config, config_path) as queue:
+                with open_queue(mailbox) as queue:
                     try:
-                        cycle(mailbox, queue, calls, state, config, report, stop.is_set)
+                        cycle(mailbox, queue, calls, state, config, report, stopped, fresh=fresh)
                     finally:
                         if config.metrics_directory:
                             report.looked(mailbox.name, look(queue, mailbox.routed, mailbox.quarantine))
@@ -136,14 +166,17 @@ def cycle(
     config: Config,
     report: Report,
     stopped: Callable[[], bool],
+    *,
+    fresh: bool = False,
 ) -> None:
     """Handle each message that waits now, once, each thread oldest first.
 
+    `fresh`: what there is a note about stays, and what follows it; its next attempt is a run's.
     Raises Trouble, after what Odoo answered meanwhile is settled; what is not done by then still waits.
     """
     if not queue.count:
         return
-    backlog = Backlog(queue.index())
+    backlog = Backlog(queue.index(), map(key_of, state) if fresh else ())
     gone = {message_id for message_id in state if key_of(message_id) not in backlog}
     report.waiting(len(backlog))
     out: dict[Future[Answer], Batch] = {}

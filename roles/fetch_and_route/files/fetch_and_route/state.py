@@ -11,6 +11,8 @@ import dataclasses
 import fcntl
 import json
 import os
+import select
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,11 +116,36 @@ def _merged(notes: Mapping[str, Note], changes: Mapping[str, Note | None]) -> di
 
 
 @contextmanager
-def lock(directory: Path) -> Iterator[bool]:
-    """Hold the one lock that keeps two runs apart; yields False at once when another run has it.
+def lock(directory: Path, database: str, stop: int | None = None) -> Iterator[bool]:
+    """Hold the one lock that keeps two apart who serve a database; yields False at once when another has it.
 
-    It is the state directory's own: that is the same for the unit and a run by hand, outlives both, and the kernel
-    lets go of it when its holder dies. Raises Misconfigured when the directory is missing and cannot be made.
+    With `stop`, a descriptor, it is waited for: False then says that `stop` became readable before. The lock is a file
+    of its own, the same for the units and a run by hand, and the kernel lets go of it when its holder dies. Raises
+    Misconfigured when the directory is missing and cannot be made.
+    """
+    path = directory / f"{database}.busy"  # mailboxes have .json and .lock
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise Misconfigured(f"{path}: {error.strerror}: run this as root") from error
+    try:
+        durable.give_away(descriptor, directory)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except BlockingIOError:
+            ours = stop is not None and _waited(descriptor, stop)
+        yield ours
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def telling(directory: Path) -> Iterator[None]:
+    """Keep two apart who tell what was done; they wait for each other. Raises Misconfigured.
+
+    The lock is the state directory's own.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -126,11 +153,29 @@ def lock(directory: Path) -> Iterator[bool]:
     except OSError as error:
         raise Misconfigured(f"{directory}: {error.strerror}: run this as root") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
+
+
+def _waited(descriptor: int, stop: int) -> bool:
+    """Wait for a lock that another has; False when `stop` is readable first.
+
+    The kernel lets nobody wait for both, so that a thread waits for the lock. When it is left behind, it waits on until
+    the program ends or the lock comes, which then goes with the last descriptor.
+    """
+    got = os.eventfd(0)
+    same = os.dup(descriptor)
+
+    def wait() -> None:
+        fcntl.flock(same, fcntl.LOCK_EX)
+        os.eventfd_write(got, 1)
+        os.close(same)
+
+    threading.Thread(target=wait, daemon=True).start()
+    ready, _, _ = select.select([got, stop], [], [])
+    if got not in ready:
+        return False
+    os.close(got)
+    return True
