@@ -98,7 +98,7 @@ def test_xmlrpc_logs_in_once_and_carries_the_same(http_server: HttpServer) -> No
         (401, b"Invalid apikey", Denied, "HTTP 401: Invalid apikey: run the roles"),
         (403, b"", Denied, "HTTP 403"),
         (401, b'{"message": "Invalid apikey"}', Denied, "HTTP 401: Invalid apikey: run"),
-        (404, b"", Denied, "HTTP 404: check the url"),
+        (404, b"", Unavailable, "HTTP 404: .* PostgreSQL .* check the url"),
         (303, b"", Denied, "points to https://elsewhere"),
         (413, b"", TooBig, "too big"),
         (409, b"", Unavailable, "HTTP 409"),

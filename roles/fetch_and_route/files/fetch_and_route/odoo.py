@@ -234,8 +234,11 @@ class OdooGateway:
             raise TooBig(f"{where}: too big for Odoo or the proxy before it")
         if 300 <= status < 400:
             raise Denied(f"{where}: it points to {headers.get('Location')}: write that address as the database's url")
-        if status == 404:
-            raise Denied(f"{where}: check the url and the database's name, and the protocol {self._config.protocol}")
+        if status == 404:  # also while Odoo cannot reach PostgreSQL (odoo/http.py, RegistryError)
+            raise Unavailable(
+                f"{where}: Odoo has no such database, or its PostgreSQL is away: mail waits, the next run tries again; "
+                f"if this stays, check the url and the database's name, and the protocol {self._config.protocol}"
+            )
         if status in (401, 403):
             raise Denied(f"{where}: {_excerpt(answer)}: {self._remedy}")
 
