@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 
 from bench.on_host import make_mail
 from module_utils.odoo_rpc import Odoo, OdooError
-from tests.story import ROOT, Host, Hosts
+from tests.story import ROOT, Host, Hosts, StoryError
+
+__all__ = ["Failed", "Lab", "OdooError", "StoryError"]
 
 HELPER = "/run/mailroom-bench"
 UNITS = "fetch-and-route.timer fetch-and-route.service"
@@ -85,6 +87,15 @@ def site(*more: str) -> None:
     run("ansible-playbook", "-i", "inventory/demo", "site.yml", *more)
 
 
+class Admin(Odoo):
+    """Odoo's administrator; each call has a connection of its own, for minutes may be between two of them."""
+
+    def call(self, model: str, method: str, *arguments: Any, timeout: float | None = None, **options: Any) -> Any:
+        """Call a method; see Odoo.call."""
+        self.close()
+        return super().call(model, method, *arguments, timeout=timeout, **options)
+
+
 class Lab:
     """All hosts, ready to be measured: nothing fetches mail by itself."""
 
@@ -100,7 +111,8 @@ class Lab:
             self.hosts = Hosts()
         site()
         self.name: str = self.hosts.database["name"]
-        self.admin = Odoo(self.hosts.database["url"], self.name, str(self.hosts.secrets / "ca" / "ca.pem"), timeout=300)
+        ca_file = str(self.hosts.secrets / "ca" / "ca.pem")
+        self.admin = Admin(self.hosts.database["url"], self.name, ca_file, timeout=300)
         self.admin.log_in(self.hosts.database["login"], self.hosts.database["password"])
         if self.admin.version() < 19:  # without JSON-2, and with a mailgate script for Python 2
             raise Failed("the test hosts have an older Odoo: destroy them, and do not set MAILROOM_ODOO")
@@ -163,13 +175,25 @@ class Lab:
 
     # What waits, and what became of it
 
-    def put(self, mails: Mails, folder: str = "INBOX") -> None:
+    def _put(self, mails: Mails) -> None:
         """Put mail into the mailbox (MULTIAPPEND, RFC 3502)."""
         with self.hosts.mailbox() as session:
             for first in range(0, len(mails.mails), 100):
-                session.multiappend(folder, [mail.raw for mail in mails.mails[first : first + 100]])
+                session.multiappend("INBOX", [mail.raw for mail in mails.mails[first : first + 100]])
 
-    def arrived(self, mails: Mails) -> None:
+    @contextlib.contextmanager
+    def mails(self, count: int, *, waiting: bool = False, **kind: Any) -> Iterator[Mails]:
+        """New mail, put into INBOX if `waiting`; after this block it is counted in Odoo and removed. Raises Failed."""
+        mails = make_mails(count, **kind)
+        try:
+            if waiting:
+                self._put(mails)
+            yield mails
+            self._arrived(mails)
+        finally:
+            self._clean(mails)
+
+    def _arrived(self, mails: Mails) -> None:
         """Each message is in Odoo, once, and in a record of its own. Raises Failed."""
         domain = [["message_id", "in", [mail.message_id for mail in mails.mails]], ["model", "=", MODEL]]
         posted = self.admin.call("mail.message", "search_count", domain)
@@ -177,7 +201,7 @@ class Lab:
         if not posted == records == len(mails.mails):
             raise Failed(f"of {len(mails.mails)} messages {posted} are in Odoo, in {records} records: see its log")
 
-    def clean(self, mails: Mails) -> None:
+    def _clean(self, mails: Mails) -> None:
         """Remove mail from the mailbox and what Odoo made of it."""
         with self.hosts.mailbox() as session:
             for folder in FOLDERS:
