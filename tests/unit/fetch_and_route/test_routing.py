@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fetch_and_route.routing import Backlog, Decision, Entry, Mail, Verdict, Word, decide, held_back, key_of
+from fetch_and_route.routing import Backlog, Decision, Entry, Mail, Verdict, Word, decide, held_back, key_of, share
 
 
 def entry(uid: int, *references: str, key: str = "", size: int = 1) -> Entry:
@@ -49,6 +49,37 @@ def test_batches_keep_order_and_limits(sizes: list[int], most: int, most_bytes: 
 def test_batches_are_as_full_as_they_may_be() -> None:
     backlog = Backlog(map(entry, range(1, 46)))
     assert [len(backlog.take(20, 1000)) for _ in range(4)] == [20, 20, 5, 0]
+
+
+def test_what_is_left_was_not_taken_yet() -> None:
+    backlog = Backlog([entry(1), entry(2, "<1@x>"), entry(3, "<2@x>"), entry(4), entry(5)], [key_of("<3@x>")])
+    assert backlog.left == 4
+    batch = backlog.take(3, 100)
+    assert backlog.left == 1
+    backlog.give_back(batch)
+    assert backlog.left == 1
+
+
+@pytest.mark.parametrize(
+    ("left", "out", "wanted"),
+    [
+        (600, 0, 20),
+        (600, 2, 20),
+        (20, 0, 10),
+        (13, 0, 7),
+        (6, 1, 6),  # the other half is out
+        (20, 2, 10),  # both are busy: one of them will be free first
+        (10, 2, 5),
+        (7, 0, 5),  # not worth two calls
+        (3, 0, 5),
+    ],
+)
+def test_what_is_left_is_shared_out_among_the_calls(left: int, out: int, wanted: int) -> None:
+    assert share(left, out, calls=2, most=20) == wanted
+
+
+def test_one_call_at_a_time_takes_all_that_it_may() -> None:
+    assert [share(left, out, calls=1, most=20) for left, out in ((19, 0), (19, 1), (21, 0))] == [19, 19, 20]
 
 
 def test_what_is_held_and_what_follows_it_is_not_taken() -> None:

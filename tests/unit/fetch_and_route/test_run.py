@@ -87,9 +87,10 @@ class World:
         odoo: Callable[[], Gateway] | None = None,
         session: Session | None = None,
         fresh: bool = False,
+        batch: int = 4,
     ) -> str:
         output = io.StringIO()
-        config = Config(databases=(), mailboxes=(), attempts=attempts, batch_messages=4, batch_bytes=1000)
+        config = Config(databases=(), mailboxes=(), attempts=attempts, batch_messages=batch, batch_bytes=1000)
         state = FusedState(self.directory, "prod", self.fuse)
         with Calls(odoo or (lambda: Odoo(self)), concurrency) as calls:
             cycle(MAILBOX, session or Session(self), calls, state, config, Report(output), stopped, fresh=fresh)
@@ -237,6 +238,14 @@ def test_order_is_kept_and_calls_are_batches(world: World) -> None:
     world.run()
     assert world.calls == [names[0:4], names[4:8], names[8:10]]
     assert world.names("Routed") == names
+
+
+def test_a_few_messages_are_shared_out_among_the_calls(world: World) -> None:
+    for number in range(12):
+        world.deliver(f"m{number}")
+    world.run(concurrency=2, batch=20)
+    assert sorted(map(len, world.calls)) == [6, 6]
+    assert len(world.names("Routed")) == 12
 
 
 def test_copies_are_asked_about_once_and_moved_together(world: World) -> None:

@@ -9,6 +9,9 @@ from collections import deque
 from collections.abc import Container, Iterable, Sequence
 from typing import Literal, NamedTuple, get_args
 
+WORTH_A_CALL = 5
+"""Mails for which another call at the same time is worth what a call costs besides them."""
+
 Folder = Literal["inbox", "routed", "quarantine"]
 Word = Literal["routed", "duplicate", "bounce", "ignored", "report", "refused", "retry", "error"]
 """What Odoo says; and `report`, which the program says of what it keeps from Odoo."""
@@ -92,6 +95,11 @@ class Backlog:
                 self._towards[self._thread(number)] = self._thread(self._number(reference))
         self._line_up({self._numbers[key] for key in held if key in self._numbers})
 
+    @property
+    def left(self) -> int:
+        """How many mails were not taken yet, of those that may be."""
+        return self._left
+
     def __len__(self) -> int:
         """How many mails there were in the beginning, copies not counted."""
         return self._count
@@ -122,6 +130,7 @@ class Backlog:
                 self._ready.appendleft(self._following[number])
         if batch and self._ready and self._thread(self._ready[0]) == batch[-1].thread:
             self._ready.popleft()  # the rest of a thread that is out
+        self._left -= len(batch)
         return sorted(batch, key=lambda mail: mail.uids)
 
     def give_back(self, batch: Iterable[Mail], held: Container[int] = ()) -> None:
@@ -158,6 +167,7 @@ class Backlog:
         self._following = array("I", [0]) * len(self._uids)  # by number, the next mail of its thread, 0: none
         last = array("I", [0]) * len(self._uids)  # by thread, its newest mail so far
         order = sorted((n for n in range(1, len(self._uids)) if self._uids[n]), key=self._uids.__getitem__)
+        self._left = 0
         stuck: set[int] = set()
         for number in order:
             thread = self._thread(number)
@@ -169,7 +179,18 @@ class Backlog:
             else:
                 self._ready.append(number)
             last[thread] = number
+            self._left += 1
         self._count = len(order)
+
+
+def share(left: int, out: int, *, calls: int, most: int) -> int:
+    """How many of the mails that are left the next call takes, at most `most`, while `out` calls have theirs.
+
+    Odoo works on `calls` of them at the same time: few mails, and the last ones of many, keep none of these waiting for
+    another that has them all.
+    """
+    takers = calls - out if out < calls else calls
+    return min(most, max(WORTH_A_CALL, -(-left // takers)))
 
 
 def held_back(threads: Sequence[int], verdicts: Sequence[Verdict]) -> list[bool]:

@@ -29,7 +29,7 @@ from .message import report as report_kind
 from .metrics import look
 from .odoo import OdooGateway
 from .report import Report
-from .routing import Backlog, Decision, Entry, Folder, Mail, Verdict, decide, key_of
+from .routing import Backlog, Decision, Entry, Folder, Mail, Verdict, decide, key_of, share
 from .sources import Source, queue_for
 from .state import Note, State, lock
 from .trouble import Misconfigured, Trouble, Unavailable
@@ -235,7 +235,8 @@ def _ask_more(
     """
     settled: list[Settled] = []
     while len(out) <= calls.most and not stopped():
-        mails = backlog.take(config.batch_messages, config.batch_bytes)
+        most = share(backlog.left, len(out), calls=calls.most, most=config.batch_messages)
+        mails = backlog.take(most, config.batch_bytes)
         if not mails:
             break
         messages = []
