@@ -387,10 +387,13 @@ def test_delivery_reports_are_handed_over_as_odoo_reads_them_and_notices_are_not
     for uid, form in enumerate((delivery_reports.qmail, delivery_reports.postfix, delivery_reports.delayed), 1):
         own_id = f"<{form.__name__}@x>"
         world.folders["INBOX"][uid] = delivery_reports.write(form, "<m@x>", "anna@customer.example", own_id=own_id)
+    bounced = delivery_reports.write(delivery_reports.postfix, "<m@x>", "anna@customer.example", own_id="<abuse@x>")
+    world.folders["INBOX"][9] = bounced.replace(b"report-type=delivery-status", b"report-type=feedback-report")
     output = world.run(odoo=lambda: Reader(world))
     assert handed.keys() == {"<qmail@x>", "<postfix@x>"}
     assert b"Final-Recipient: rfc822; anna@customer.example" in handed["<qmail@x>"]
-    assert len(world.names("Routed")) == 3
+    assert len(world.names("Routed")) == 4
+    assert 'reason="an abuse report' in output, "even of a delivery report"
     assert 'reason="a notice of a delay (RFC 3464): kept from Odoo' in output
 
 

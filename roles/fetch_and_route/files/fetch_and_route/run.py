@@ -242,7 +242,7 @@ def _ask_more(
         messages = []
         for mail, message in _read(queue, mails, mailbox):
             delivery = delivery_report.read(message.raw)
-            kind = delivery.notice if delivery else report_kind(message.raw)
+            kind = report_kind(message.raw) or (delivery.notice if delivery else "")
             if kind:
                 verdict = Verdict("report", reason=f"{kind}: kept from Odoo, which would take it for a bounce")
                 settled.append(Settled(mail, message, verdict, decide(verdict, 0, config.attempts), 0.0))
