@@ -10,10 +10,12 @@ import contextlib
 import email
 import email.policy
 import email.utils
+import os
 import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Sequence
@@ -110,6 +112,18 @@ class Hosts:
         if run.returncode:
             raise StoryError(f"{host.name}: '{' '.join(command)}' ended with {run.returncode}: {last_line(run.stderr)}")
         return run.stdout
+
+    def site(self, *options: str) -> str:
+        """Run site.yml on the hosts; returns what it prints. Raises CalledProcessError when it fails."""
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.inventory), "site.yml", *options],
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
 
     def smtp(self, host: Host) -> smtplib.SMTP:
         """An SMTP session on port 25 with verified TLS."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,28 +21,15 @@ def hosts() -> Hosts:
     return Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 
 
-def site(hosts: Hosts) -> str:
-    """The output of site.yml."""
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(hosts.inventory), "site.yml"],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
-
-
 def test_the_next_run_does_what_a_cut_off_run_owes(hosts: Hosts) -> None:
     # What such a run leaves behind: the files as they should be, and a note for each role.
     hosts.ssh(hosts.mail, f"mkdir -p {OWED} && cd {OWED} && touch {' '.join(ROLES)}")
 
-    output = site(hosts)
+    output = hosts.site()
 
     for handler in ("rspamd : Reload rspamd", "dovecot : Reload Dovecot", "postfix : Reload Postfix"):
         assert re.search(rf"RUNNING HANDLER \[{handler}\] \**\nchanged: \[{hosts.mail.name}\]", output), output
     assert "fetch_and_route : Reload fetch-and-route" in output
     assert hosts.ssh(hosts.mail, f"ls {OWED}") == ""
     assert f"{hosts.mail.name} " in output
-    assert re.search(rf"{hosts.mail.name} +: ok=\d+ +changed=0 ", site(hosts))
+    assert re.search(rf"{hosts.mail.name} +: ok=\d+ +changed=0 ", hosts.site())

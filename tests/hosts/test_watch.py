@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.story import ROOT, StoryError, wait_for_message
+from tests.story import StoryError, wait_for_message
 
 from .test_fetch_and_route import HOSTS, SALES, SERVICE, Mailroom
 
@@ -26,17 +22,7 @@ SOON = 15.0
 
 def site(mode: str, *more: str) -> str:
     """The output of the part of site.yml that is about fetch-and-route."""
-    mode_option = ["--extra-vars", f"fetch_and_route_mode={mode}", "--tags", "fetch_and_route"]
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(HOSTS.inventory), "site.yml"]
-    return subprocess.run(
-        [*command, *mode_option, *more],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
+    return HOSTS.site("--extra-vars", f"fetch_and_route_mode={mode}", "--tags", "fetch_and_route", *more)
 
 
 def changed(output: str) -> int:
