@@ -45,12 +45,12 @@ class Host:
 
 
 class Hosts:
-    """The test hosts as the inventory describes them, and how to talk to each.
+    """The test hosts as the inventory describes them, and how to talk to each; the database is the first or the named.
 
     Raises `StoryError` when a file of the inventory or of its secrets is missing.
     """
 
-    def __init__(self, inventory: Path = ROOT / "inventory" / "demo") -> None:
+    def __init__(self, inventory: Path = ROOT / "inventory" / "demo", database: str = "") -> None:
         self.inventory = inventory
         self.secrets = inventory / "secrets"
         children = yaml.safe_load((inventory / "hosts.yml").read_text())["all"]["children"]
@@ -65,7 +65,9 @@ class Hosts:
         self.dns = only("internet", "ns.example.com")
         self.outside = only("internet", "mx.customer.example")
         facts = yaml.safe_load((inventory / "group_vars" / "all.yml").read_text())
-        self.database: dict[str, Any] = facts["odoo_databases"][0]
+        self.database: dict[str, Any] = next(
+            entry for entry in facts["odoo_databases"] if not database or entry["name"] == database
+        )
 
     @property
     def domain(self) -> dict[str, Any]:
