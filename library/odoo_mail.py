@@ -288,7 +288,10 @@ def remedy(message: str, host: str) -> str:
     """What to do about Odoo's complaint about a mail host."""
     text = message.lower()
     if "certificate" in text or "ssl" in text:
-        return f"Odoo's machine must trust the authority of {host}'s certificate (its system's trust store)"
+        return (
+            f"Odoo's machine must trust the authority of {host}'s certificate: list it under odoo_hosts in the "
+            "inventory, or add the authority to its system's trust store"
+        )
     if "codepoint" in text:  # 14 to 16 treat a login without @ as a domain name
         return "this Odoo can only log in with a name of lower-case letters, digits and -: rename the database"
     if "authentication" in text or "535" in text or "login" in text:

@@ -590,8 +590,8 @@ def test_a_failing_test_says_what_odoo_said_and_what_to_do(lab: Lab) -> None:
     assert database.tests == {"smtp": "failed", "imap": "passed"}
     assert database.problems == [
         f"odoo_databases[prod].outgoing server {HOST}: Odoo's Test Connection says: An SSL exception occurred. "
-        f"CERTIFICATE_VERIFY_FAILED: Odoo's machine must trust the authority of {HOST}'s certificate "
-        "(its system's trust store)"
+        f"CERTIFICATE_VERIFY_FAILED: Odoo's machine must trust the authority of {HOST}'s certificate: list it under "
+        "odoo_hosts in the inventory, or add the authority to its system's trust store"
     ]
 
 
