@@ -35,9 +35,9 @@ def routes(
 
     `databases` is the inventory's odoo_databases, `gateways` what the role odoo_mail set up ({database: {action_id,
     protocol, login}}), `found` what preflight found ({database: {former: {domain: [local parts]}}}). An entry has
-    `name`, `url`, `protocol`, `login`, `action` (0 while there is none), `former_names` ({address in lower case:
-    address}), `ca_file` (on the mail host, empty for the system's trust), and on the control node
-    `password_source`, `key_source` and `ca_source`.
+    `name`, `url`, `protocol`, `login`, `action` (0 while there is none), `domains` (in lower case), `former_names`
+    ({address in lower case: address}), `ca_file` (on the mail host, empty for the system's trust), and on the control
+    node `password_source`, `key_source` and `ca_source`.
     """
     made = []
     for database in databases:
@@ -56,6 +56,7 @@ def routes(
                 "key_source": f"{secrets_directory}/gateway-{name}",
                 "ca_source": ca_source,
                 "ca_file": f"{CONFIGURATION}/{name}-ca.pem" if ca_source else "",
+                "domains": [str(domain["name"]).lower() for domain in database.get("domains") or []],
                 "former_names": former_addresses(database.get("domains") or [], former),
             }
         )

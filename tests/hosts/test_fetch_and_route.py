@@ -8,6 +8,7 @@ import email.utils
 import json
 import os
 import re
+import smtplib
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -68,13 +69,17 @@ class Mailroom:
         data = base64.b64encode(raw.replace(b"\r\n", b"\n")).decode()
         command = f"echo {data} | base64 -d | sendmail -i -f stranger@customer.example {' '.join(recipients)}"
         HOSTS.ssh(HOSTS.mail, "sh", "-c", f"'{command}'")
+        self.wait(self.sent[-1], len(recipients))
+        return self.sent[-1]
+
+    def wait(self, message_id: str, copies: int) -> None:
+        """Wait until so many copies of a message are in INBOX."""
         deadline = time.monotonic() + WAIT
-        while len(self.uids("INBOX", self.sent[-1])) < len(recipients):
-            assert time.monotonic() < deadline, f"{self.sent[-1]} did not arrive at {', '.join(recipients)}"
+        while len(self.uids("INBOX", message_id)) < copies:
+            assert time.monotonic() < deadline, f"{message_id} did not arrive"
             self.session.idle()
             self.session.idle_check(timeout=1)
             self.session.idle_done()
-        return self.sent[-1]
 
     def put(self, raw: bytes, recipient: str) -> str:
         """Put a message into INBOX as our LMTP service delivers it."""
@@ -128,6 +133,25 @@ class Mailroom:
         uids = self.uids(source, message_id)
         self.session.select_folder(source)
         self.session.move(uids, target)
+
+    def table(self) -> str:
+        """The addresses that Odoo has by what the program found out."""
+        return HOSTS.ssh(HOSTS.mail, "cat", f"/var/lib/fetch-and-route/{HOSTS.database['name']}.recipients")
+
+    def submit(self, recipient: str, raw: bytes = b"") -> int:
+        """Write to an address as a stranger's server does; the answer to RCPT, or to the message if there is one."""
+        with smtplib.SMTP(HOSTS.mail.address, 25, "client.customer.example", timeout=WAIT) as session:
+            session.ehlo()
+            session.mail("stranger@customer.example")
+            code, _ = session.rcpt(recipient)
+            return session.data(raw)[0] if raw and code == 250 else code
+
+    def until(self, recipient: str, code: int) -> None:
+        """Ask until the answer to RCPT is this one: as soon as the last smtpd has ended that knew the old table."""
+        answers = [self.submit(recipient)]
+        while answers[-1] != code:
+            assert len(answers) < 50, f"{recipient}: {answers}"
+            answers.append(self.submit(recipient))
 
     def clean(self) -> None:
         """Remove this test's mail and what Odoo made of it."""
@@ -262,10 +286,33 @@ def test_a_message_that_odoo_has_already_is_not_posted_twice(mailroom: Mailroom)
     assert re.search(rf"mailbox=\S+ recipients={SALES} .*record=crm\.lead/\d+ folder=Routed seconds=", line)
 
 
+def test_an_alias_made_in_odoo_is_known_after_one_run_and_forgotten_like_that(mailroom: Mailroom) -> None:
+    name = f"jobs-{uuid.uuid4().hex[:8]}"
+    address = f"{name}@{DOMAIN}"
+    model = mailroom.odoo.search_read("ir.model", [["model", "=", "crm.lead"]], ["model"])[0]["id"]
+    alias = mailroom.odoo.call("mail.alias", "create", {"alias_name": name, "alias_model_id": model})
+    try:
+        assert mailroom.submit(address) == 550
+        assert mailroom.run() == 0
+        mailroom.until(address, 250)
+        raw = mailroom.mail(to=address).replace(b"@customer.example>\r\nTo", b"@stranger.example>\r\nTo")
+        assert mailroom.submit(address, raw) == 250
+        mailroom.wait(mailroom.sent[-1], 1)
+        assert mailroom.run() == 0
+        assert [entry["model"] for entry in mailroom.posted(mailroom.sent)] == ["crm.lead"]
+    finally:
+        mailroom.odoo.call("mail.alias", "unlink", [alias])
+    assert mailroom.run() == 0
+    mailroom.until(address, 550)
+
+
 def test_mail_waits_while_odoo_is_away(mailroom: Mailroom) -> None:
     message_id = mailroom.put(mailroom.mail(), SALES)
+    table = mailroom.table()
+    assert f"{SALES} accepted" in table
     HOSTS.ssh(HOSTS.odoo, "systemctl", "stop", "odoo")
     assert mailroom.run() == 75
+    assert mailroom.table() == table, "nobody is refused because Odoo is away"
     assert mailroom.folders(message_id) == ["INBOX"]
     HOSTS.ssh(HOSTS.odoo, "systemctl", "start", "odoo")
     assert mailroom.run() == 75, "the timer leaves it alone for a while"

@@ -8,7 +8,8 @@
 # which XML-RPC cannot carry.  Messages of one `thread` (not empty) keep their order: once one failed, or was stored by
 # another call at the same time, those after it in the call are not tried (retry).  "find": ["<a@b>", ...] in it asks,
 # changing nothing, where Odoo has these messages; the answer's "found" has an entry for each place, none for what Odoo
-# does not have.
+# does not have.  "addresses": true asks, changing nothing either, which addresses Odoo takes mail for: the answer's
+# "addresses" has [local part, domain] of each alias, catchall and bounce address, "" standing for every alias domain.
 #
 # mypy: disable-error-code="name-defined"
 # ruff: noqa: F821
@@ -130,6 +131,24 @@ def examine(raw: bytes) -> "tuple[bool, str]":
             for address in addresses:
                 is_bounce = is_bounce or address in lowered
     return is_bounce, clean(message_id)
+
+
+def routable() -> "list[list[str]]":
+    """[local part, domain] of every address that Odoo has a use for; domain "" where it looks at the local part alone.
+
+    See mail.thread.message_route: the local part alone counts up to Odoo 16, and later for aliases that say so.
+    """
+    if "mail.alias.domain" in env:
+        fields, places = ["alias_name", "alias_domain", "alias_incoming_local"], []
+        for domain in superuser["mail.alias.domain"].search_read([], ["name", "catchall_alias", "bounce_alias"]):
+            places += [[domain["catchall_alias"], domain["name"]], [domain["bounce_alias"], domain["name"]]]
+    else:
+        parameter = superuser["ir.config_parameter"].get_param
+        fields, places = ["alias_name"], [[parameter("mail.catchall.alias"), ""], [parameter("mail.bounce.alias"), ""]]
+    for alias in superuser["mail.alias"].search_read([("alias_name", "!=", False)], fields):
+        local_only = alias.get("alias_incoming_local")
+        places.append([alias["alias_name"], "" if local_only else alias.get("alias_domain") or ""])
+    return [place for place in places if place[0]]
 
 
 def describe(raw: bytes, key: str, result: "Any", before: "Any", after: "Any") -> "dict[str, Any]":
@@ -260,4 +279,5 @@ for row in find(env.cr, wanted) if wanted else []:
     place["message_id"] = row[0]
     found.append(place)
 
-action = {"type": "ir.actions.act_window_close", "mailroom": {"version": 1, "verdicts": verdicts, "found": found}}
+answer = {"version": 1, "verdicts": verdicts, "found": found, "addresses": routable() if asked.get("addresses") else []}
+action = {"type": "ir.actions.act_window_close", "mailroom": answer}

@@ -86,7 +86,7 @@ def test_a_configuration_is_read_with_its_defaults(tmp_path: Path) -> None:
         ({"summary_smtp": "127.0.0.1"}, "summary_smtp: '127.0.0.1': write the port"),
         ({"summary_smtp": "127.0.0.1:x"}, "summary_smtp: .* write the port"),
         ({"summary_smtp": "mx.example.net:25"}, "summary_smtp: .* on this host"),
-        ({"databases": {}}, "databases: {} is not a list of tables"),
+        ({"databases": {}}, "databases: {} is not a list"),
         ({"databases.0": 5}, r"databases\[0\]: 5 is not a table"),
         ({"databases.0.protocol": "soap"}, r"databases\[0\]\.protocol: 'soap' is not one of json2, xmlrpc"),
         ({"databases.0.url": "http://odoo.example.com"}, r"databases\[0\]\.url: .* use https"),

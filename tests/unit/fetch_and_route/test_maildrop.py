@@ -56,6 +56,9 @@ class World:
     def ping(self) -> None:
         """Odoo is always there."""
 
+    def addresses(self) -> list[tuple[str, str]]:
+        return []
+
     def route(self, messages: Sequence[Prepared]) -> list[Verdict]:
         self.seen += messages
         return [self.post(message.message_id) for message in messages]

@@ -222,6 +222,33 @@ def test_no_answer_is_not_taken_for_odoo_has_nothing(
     gateway.close()
 
 
+ADDRESSES = {"mailroom": {"version": 1, "addresses": [["sales", "example.com"], ["info", ""]]}}
+
+
+def test_which_addresses_there_are_is_asked_over_either_protocol(http_server: HttpServer) -> None:
+    http_server.answers = [(200, json.dumps(ADDRESSES).encode()), (200, rpc(9)), (200, rpc(ADDRESSES))]
+    for protocol in ("json2", "xmlrpc"):
+        gateway = OdooGateway(config(http_server, protocol), "k")
+        assert gateway.addresses() == [("sales", "example.com"), ("info", "")]
+        gateway.close()
+    asked = json.loads(http_server.requests[0].body)["context"]["mailroom"]
+    assert asked == {"version": 1, "addresses": True, "messages": []}
+    arguments: Any = xmlrpc.client.loads(http_server.requests[2].body)[0]
+    assert arguments[6] == {"context": {"mailroom": asked}}
+
+
+@pytest.mark.parametrize(
+    "mailroom",
+    [{"version": 1, "verdicts": []}, {"addresses": []}, {"addresses": [["sales"]]}, {"addresses": None}, 5],
+)
+def test_no_answer_is_not_taken_for_no_addresses(http_server: HttpServer, mailroom: Any) -> None:
+    http_server.answers = [(200, json.dumps({"mailroom": mailroom}).encode())]
+    gateway = OdooGateway(config(http_server), "k")
+    with pytest.raises(Broken, match="run the role odoo_mail"):
+        gateway.addresses()
+    gateway.close()
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [("120", 120), (" 5 ", 5), ("Thu, 01 Jan 1970 00:01:40 GMT", 60), ("-1", 0), ("soon", 0), ("", 0), ("9" * 30, 0)],

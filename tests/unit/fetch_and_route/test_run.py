@@ -171,6 +171,9 @@ class Odoo:
         self.world.fuse.step()  # Odoo has committed; the answer is lost
         return verdicts
 
+    def addresses(self) -> list[tuple[str, str]]:
+        raise Broken("the gateway action does not know")
+
     def post(self, message: Prepared) -> Verdict:
         if (
             "later" in message.message_id
@@ -551,3 +554,14 @@ def test_the_steps_above_are_all_steps(world: World) -> None:
 def test_nothing_to_ask_asks_nothing(world: World) -> None:
     world.fuse.arm(1)
     assert ask(Odoo(world), []) == []
+
+
+def test_not_to_know_the_addresses_keeps_no_mail_waiting(world: World) -> None:
+    with Calls(lambda: Odoo(world), 1) as calls:
+        with pytest.raises(Broken, match="does not know"):
+            calls.addresses()
+        assert calls.trouble is None
+        world.away = True
+        with pytest.raises(Unavailable):
+            calls.addresses()
+        assert isinstance(calls.trouble, Unavailable)

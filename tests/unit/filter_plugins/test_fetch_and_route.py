@@ -45,6 +45,7 @@ ROUTE = {
     "key_source": "/s/gateway-prod",
     "ca_source": "/c/ca.pem",
     "ca_file": "/etc/fetch-and-route/prod-ca.pem",
+    "domains": ["example.com"],
     "former_names": {
         "bounces@example.com": "bounce@example.com",
         "catchall@example.com": "reception@example.com",

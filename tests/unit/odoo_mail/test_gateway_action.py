@@ -71,6 +71,7 @@ def test_where_messages_are_is_answered_and_nothing_is_changed() -> None:
             {**place, "mail_message_id": 5, "model": "crm.lead", "res_id": 7},
             {**place, "mail_message_id": 6, "model": False, "res_id": False},
         ],
+        "addresses": [],
     }
 
 
@@ -78,7 +79,45 @@ def test_where_messages_are_is_answered_and_nothing_is_changed() -> None:
 def test_whoever_asks_nothing_costs_no_query(asked: dict[str, Any]) -> None:
     environment = Environment(**asked)
     environment.cr = None
-    assert answer(environment) == {"version": 1, "verdicts": [], "found": []}
+    assert answer(environment) == {"version": 1, "verdicts": [], "found": [], "addresses": []}
+
+
+class Knowing(Environment):
+    """Odoo's `env` of a call that asks for addresses: has these records, and no table."""
+
+    def __init__(self, **records: list[dict[str, Any]]) -> None:
+        super().__init__(addresses=True)
+        self.cr = None
+        self.records = {model.replace("_", "."): rows for model, rows in records.items()}
+
+    def __contains__(self, model: str) -> bool:
+        return model in self.records
+
+    def __getitem__(self, model: str) -> Any:
+        return SimpleNamespace(
+            search_read=lambda _, fields: [{field: row[field] for field in fields} for row in self.records[model]],
+            get_param=lambda name: {"mail.catchall.alias": "reception", "mail.bounce.alias": False}[name],
+        )
+
+
+def test_addresses_are_those_of_aliases_and_of_each_alias_domain() -> None:
+    domain = {"name": "example.com", "catchall_alias": "reception", "bounce_alias": "bounce"}
+    aliases = [
+        {"alias_name": "sales", "alias_domain": "example.com", "alias_incoming_local": False},
+        {"alias_name": "anywhere", "alias_domain": "example.com", "alias_incoming_local": True},
+        {"alias_name": "nowhere", "alias_domain": False, "alias_incoming_local": False},
+    ]
+    assert answer(Knowing(mail_alias_domain=[domain], mail_alias=aliases))["addresses"] == [
+        ["reception", "example.com"],
+        ["bounce", "example.com"],
+        ["sales", "example.com"],
+        ["anywhere", ""],
+        ["nowhere", ""],
+    ]
+
+
+def test_up_to_odoo_16_an_alias_is_in_every_domain() -> None:
+    assert answer(Knowing(mail_alias=[{"alias_name": "sales"}]))["addresses"] == [["reception", ""], ["sales", ""]]
 
 
 @pytest.mark.parametrize(

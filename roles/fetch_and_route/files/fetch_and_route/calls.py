@@ -8,8 +8,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -24,6 +25,7 @@ class Gateway(Protocol):
 
     def ping(self) -> None: ...
     def route(self, messages: Sequence[Prepared]) -> list[Verdict]: ...
+    def addresses(self) -> list[tuple[str, str]]: ...
     def close(self) -> None: ...
 
 
@@ -66,13 +68,35 @@ class Calls:
         """Ask for verdicts; the future raises Trouble. One that has not begun may be cancelled."""
         return self._pool.submit(self._ask, messages)
 
+    def addresses(self) -> list[tuple[str, str]]:
+        """Ask which addresses Odoo has a use for, and wait for the answer.
+
+        Raises Broken when that is all that Odoo cannot do: mail may still be routed. Raises other Trouble, too.
+        """
+        return self._pool.submit(self._addresses).result()
+
     def _ask(self, messages: Sequence[Prepared]) -> Answer:
+        with self._asking() as gateway:
+            began = time.monotonic()
+            return Answer(ask(gateway, messages), time.monotonic() - began)
+
+    def _addresses(self) -> list[tuple[str, str]]:
+        with self._asking() as gateway:
+            try:
+                return gateway.addresses()
+            except Broken as error:
+                gateway.ping()
+                broken = error
+        raise broken
+
+    @contextmanager
+    def _asking(self) -> Iterator[Gateway]:
+        """Lend a gateway for one call. Trouble in it is the last call's."""
         self._check()
-        began = time.monotonic()
         try:
             gateway = self._gateway()
             try:
-                answer = Answer(ask(gateway, messages), time.monotonic() - began)
+                yield gateway
             finally:
                 self._idle.put(gateway)
         except Trouble as trouble:
@@ -81,7 +105,6 @@ class Calls:
             self._check()
             raise
         self.answered = True
-        return answer
 
     def _check(self) -> None:
         """Raise the first trouble that there was: what follows from it needs no words of its own."""

@@ -48,6 +48,8 @@ class Database:
     """Seconds that one call may take. Odoo itself stops a call after 120 unless told otherwise."""
     concurrency: int = 2
     """At most so many calls at the same time, all its mailboxes together."""
+    domains: tuple[str, ...] = ()
+    """Its mail domains, in lower case: the only ones that it may say which addresses there are in."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,7 +259,7 @@ def _convert(hint: Any, value: object, where: str, at: str) -> Any:
     elif origin is tuple:
         if isinstance(value, list):
             return tuple(_convert(arguments[0], item, where, f"{at}[{index}]") for index, item in enumerate(value))
-        wanted = "a list of tables"
+        wanted = "a list"
     elif origin is Literal:
         if value in arguments:
             return value

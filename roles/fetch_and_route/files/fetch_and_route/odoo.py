@@ -7,7 +7,9 @@ One call carries many messages, each as base64 of its bytes, and answers a verdi
 
 Once a message failed, the action does not try the later ones of the same `thread` in that call: their verdict is retry.
 With "find": [Message-IDs] in the context, "found" in the answer has [{"message_id", "mail_message_id", "model",
-"res_id"}] of those that Odoo has; that changes nothing there. An answer that is anything else is never taken as done.
+"res_id"}] of those that Odoo has; that changes nothing there. Nor does "addresses": true, upon which "addresses" in the
+answer has [local part, domain] of all that Odoo has a use for, with an empty domain for each of the database's. An
+answer that is anything else is never taken as done.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ class OdooGateway:
     def find(self, message_ids: Sequence[str]) -> list[Known]:
         """Ask where Odoo has these messages, oldest first; it changes nothing there. Raises Unavailable and Denied."""
         try:
-            answer = self._call((), message_ids)
+            answer = self._call((), find=list(message_ids))
         except Broken as error:
             raise Unavailable(str(error)) from error
         try:
@@ -115,13 +117,28 @@ class OdooGateway:
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise Denied(f"{self._where}: the gateway action does not know this: run the role odoo_mail") from error
 
-    def _call(self, messages: Sequence[Prepared], find: Sequence[str] = ()) -> Any:
-        call = self._call_json2 if self._config.protocol == "json2" else self._call_xmlrpc
-        return call(messages, find)
+    def addresses(self) -> list[tuple[str, str]]:
+        """Ask which addresses Odoo has a use for: (local part, domain), an empty domain for each of the database's.
 
-    def _call_json2(self, messages: Sequence[Prepared], find: Sequence[str]) -> Any:
-        asked = f'"version": 1, "find": {json.dumps(list(find))}, "messages": ['
-        body = [f'{{"ids": [{self._config.action}], "context": {{"mailroom": {{{asked}'.encode()]
+        It changes nothing there. Raises Unavailable, Denied and Broken.
+        """
+        answer = self._call((), addresses=True)
+        try:
+            found = [(str(name), str(domain)) for name, domain in answer["mailroom"]["addresses"]]
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            text = "the gateway action does not know which addresses there are: run the role odoo_mail"
+            raise Broken(f"{self._where}: {text}") from error
+        if not found:
+            raise Broken(f"{self._where}: has not a single address, not even the catchall: run the role odoo_mail")
+        return found
+
+    def _call(self, messages: Sequence[Prepared], **more: Any) -> Any:
+        call = self._call_json2 if self._config.protocol == "json2" else self._call_xmlrpc
+        return call(messages, {"version": 1, **more})
+
+    def _call_json2(self, messages: Sequence[Prepared], asked: Mapping[str, Any]) -> Any:
+        start = f'{json.dumps(asked)[:-1]}, "messages": ['
+        body = [f'{{"ids": [{self._config.action}], "context": {{"mailroom": {start}'.encode()]
         for number, message in enumerate(messages):
             start = (
                 f'{"," if number else ""}{{"id": "{number}", "message_id": {json.dumps(message.message_id)}, '
@@ -145,7 +162,7 @@ class OdooGateway:
         kind = Conflict if CONFLICT.search(f"{name} {reason}") else Broken
         raise kind(f"{self._where}: HTTP {status}: {one_line(reason)}")
 
-    def _call_xmlrpc(self, messages: Sequence[Prepared], find: Sequence[str]) -> Any:
+    def _call_xmlrpc(self, messages: Sequence[Prepared], asked: Mapping[str, Any]) -> Any:
         login: tuple[Any, ...] = (self._config.name, self._config.login, self._key, {})
         self._uid = self._uid or self._xmlrpc("common", "authenticate", login)
         if not self._uid:
@@ -159,7 +176,7 @@ class OdooGateway:
             }
             for number, message in enumerate(messages)
         ]
-        context = {"mailroom": {"version": 1, "find": list(find), "messages": batch}}
+        context = {"mailroom": {**asked, "messages": batch}}
         arguments = [[self._config.action]]
         call = (self._config.name, self._uid, self._key, "ir.actions.server", "run", arguments, {"context": context})
         return self._xmlrpc("object", "execute_kw", call)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from . import config as configuration
-from . import delivery_report
+from . import delivery_report, recipients
 from .backoff import BackOff, clock
 from .calls import Answer, Calls
 from .config import Config, Database, Mailbox
@@ -122,8 +122,9 @@ def attend(
 ) -> int:
     """Serve mailboxes of a database, each on its own, with the database's calls and back-off in common.
 
-    Whoever calls it holds the database's lock. `fresh`: only what was never tried before. Returns the highest exit code
-    of what went wrong with a mailbox. Raises Trouble: what is wrong with the database.
+    Whoever calls it holds the database's lock. `fresh`: only what was never tried before, and Odoo is not asked which
+    addresses there are. Returns the highest exit code of what went wrong with a mailbox, or with the addresses. Raises
+    Trouble: what is wrong with the database.
     """
     directory = Path(config.state_directory)
     backoff = BackOff(directory, database.name)
@@ -146,8 +147,20 @@ def attend(
                 return trouble.exit_code
             return 0
 
-        with ThreadPoolExecutor(len(mailboxes)) as pool:
-            code = max(pool.map(serve_one, mailboxes))
+        def look_up() -> int:
+            try:
+                if database.domains and not fresh:
+                    text = recipients.refresh(directory, database, calls.addresses())
+                    if text:
+                        report.say(text)
+            except Trouble as trouble:
+                report.trouble(trouble, quiet=trouble is calls.trouble)
+                return trouble.exit_code
+            return 0
+
+        with ThreadPoolExecutor(1 + len(mailboxes)) as pool:
+            looked_up = pool.submit(look_up)
+            code = max(*pool.map(serve_one, mailboxes), looked_up.result())
     if isinstance(calls.trouble, Unavailable):
         pause = backoff.failed(calls.trouble, time.time())
         report.say(f"database {database.name}: the timer's runs leave it alone until {clock(pause.until)}")
