@@ -25,6 +25,7 @@ DATABASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 MODEL = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*")
 # Kept for those who run the domain (RFC 2142); where they go is the domain's `postmaster`.
 RESERVED = ("postmaster", "abuse")
+BOTH = ", and mail about Odoo's records goes into Odoo, a person's own mail to the person"
 KEY_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 CONTACTS = ("everyone", "partners", "followers")  # who may write to an alias: mail.alias.alias_contact in Odoo
 DEBIAN = ("12", "13")
@@ -260,7 +261,10 @@ def _name_problems(problems: Problems, where: str, domain: Mapping[str, Any]) ->
     def take(variable: str, what: str, value: object, missing: str = "") -> None:
         name = problems.text(variable, value, local_part_problem, missing)
         if name in seen:
-            problems.add(variable, f"{shown(name)} is already {seen[name]} of this domain: choose another name")
+            # What Odoo's page says about that: mail on Odoo's records would fill the person's mailbox, or the person's
+            # mail Odoo.
+            both = "" if what == seen[name] or "a person" not in (what, seen[name]) else BOTH
+            problems.add(variable, f"{shown(name)} is already {seen[name]} of this domain{both}: choose another name")
         elif name:
             seen[name] = what
 
@@ -290,6 +294,26 @@ def _name_problems(problems: Problems, where: str, domain: Mapping[str, Any]) ->
         problems.text(f"{where}.companies[{place}]", company, missing="remove the empty entry")
     sender = domain.get("default_from", "notifications")  # it may share its name: it is only written from
     problems.text(f"{where}.default_from", sender, local_part_problem, "leave it out for notifications")
+
+
+def _postmaster_problems(problems: Problems, databases: object, ours: Mapping[str, str]) -> None:
+    """A postmaster in a domain of ours is somebody: mail to them would be taken and then go nowhere."""
+    quiet = Problems()
+    named, known = [], set()
+    for variable, database in quiet.items("odoo_databases", databases):
+        entries = database.get("domains") if isinstance(database, Mapping) else None
+        for where, domain in quiet.items(f"{variable}.domains", entries):
+            if isinstance(domain, Mapping):
+                name = domain.get("name")
+                for key in ("aliases", "people"):
+                    for _, entry in quiet.items(where, domain.get(key)):
+                        known.add(f"{entry.get('name') if isinstance(entry, Mapping) else ''}@{name}")
+                if is_text(domain.get("postmaster")):
+                    named.append((f"{where}.postmaster", domain["postmaster"]))
+    for where, address in named:
+        if not address_problem(address) and address.rpartition("@")[2] in ours and address.lower() not in known:
+            what = "is in a domain of ours, where nobody has it: add it to people or aliases, or name another address"
+            problems.add(where, f"{shown(address)} {what}")
 
 
 def _owner_problems(problems: Problems, where: str, database: Mapping[str, Any]) -> None:
@@ -362,6 +386,7 @@ def inventory_problems(databases: object) -> list[str]:
                 what = f"{shown(name)} is given twice: the mailbox on the mail host is named after the database"
                 problems.add(f"{variable}.name", f"{what}, rename one")
             accounts[name.lower()] = variable
+    _postmaster_problems(problems, databases, domains)
     return problems.lines
 
 

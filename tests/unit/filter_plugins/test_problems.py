@@ -253,7 +253,9 @@ def test_no_local_parts(name: str, problem: str) -> None:
 def test_two_uses_of_a_name_that_exclude_each_other(changes: dict[str, Any], variable: str, what: str) -> None:
     (line,) = problems_in_domain(**changes)
     assert line.startswith(f"{WHERE}.{variable}: ")
-    assert f"is already {what} of this domain: choose another name" in line
+    assert f"is already {what} of this domain" in line
+    assert line.endswith(": choose another name")
+    assert ("a person's own mail to the person" in line) == (variable.startswith("people") and what != "a person")
 
 
 def test_the_same_name_in_two_domains_is_fine() -> None:
@@ -315,6 +317,17 @@ def test_a_person_without_a_provider() -> None:
 def test_no_addresses(address: str) -> None:
     assert "is no mail address" in address_problem(address)
     assert len(problems_in_domain(postmaster=address)) == 1
+
+
+@pytest.mark.parametrize("address", ["Anna@example.com", "sales@example.com", "nobody@customer.example"])
+def test_a_postmaster_of_ours_is_somebody(address: str) -> None:
+    assert problems_in_domain(postmaster=address) == []
+
+
+@pytest.mark.parametrize("address", ["chief@example.com", "Postmaster@example.com", "anna+x@example.com"])
+def test_a_postmaster_of_ours_who_is_nobody(address: str) -> None:
+    (line,) = problems_in_domain(postmaster=address)
+    assert line.startswith(f"{WHERE}.postmaster: '{address}' is in a domain of ours, where nobody has it: add it to")
 
 
 def test_a_domain_belongs_to_one_database() -> None:
