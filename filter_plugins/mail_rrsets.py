@@ -47,8 +47,8 @@ def mail_hosts(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) 
 
 
 def public_keys(keys: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
-    """What of the answers of the lookup dkim_key belongs into DNS: domain, selector and public."""
-    return [{part: key[part] for part in ("domain", "selector", "public")} for key in keys]
+    """What of the answers of the lookup dkim_key belongs into DNS: domain, selector, type and public."""
+    return [{part: key[part] for part in ("domain", "selector", "type", "public")} for key in keys]
 
 
 def mail_domains(databases: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -67,9 +67,9 @@ def mail_rrsets(
 ) -> list[RRset]:
     """The records that mail to and from every alias domain needs, sorted by name and type.
 
-    odoo_databases: as in the inventory. hosts: see MailHost. dkim: {domain, selector, public}, one or more for each
-    domain, public being the base64 of the key's SubjectPublicKeyInfo. ttl: seconds. dmarc_policy: none, quarantine or
-    reject.
+    odoo_databases: as in the inventory. hosts: see MailHost. dkim: {domain, selector, type, public}, one or more for
+    each domain, type being rsa (if there is none) or ed25519, public the base64 that RFC 6376 or RFC 8463 wants.
+    ttl: seconds. dmarc_policy: none, quarantine or reject.
     Raises ValueError in one line when a host has no address or a domain has no key.
     """
     found: dict[tuple[str, str], RRset] = {}
@@ -138,8 +138,8 @@ def mail_rrsets(
             add(
                 f"{key['selector']}._domainkey.{domain}",
                 "TXT",
-                f"v=DKIM1; k=rsa; h=sha256; s=email; p={key['public']}",
-                "RFC 6376 3.6.1",
+                f"v=DKIM1; k={key.get('type') or 'rsa'}; h=sha256; s=email; p={key['public']}",
+                "RFC 8463 4" if key.get("type") == "ed25519" else "RFC 6376 3.6.1",
                 "verifies the signature under the domain's mail",
             )
         add(

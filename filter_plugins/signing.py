@@ -8,18 +8,35 @@ from typing import Any, TypedDict
 
 
 class Signer(TypedDict):
-    """A domain that signs, and the selector of its key."""
+    """A domain that signs, with the selector and the type (`rsa` or `ed25519`) of one of its keys."""
 
     domain: str
     selector: str
+    type: str
 
 
 def signing_domains(databases: Iterable[Mapping[str, Any]], selector: str) -> list[Signer]:
-    """Every alias domain of `databases` (the inventory's odoo_databases), each once, with `selector`."""
+    """Every alias domain of `databases` (the inventory's odoo_databases) with both of its keys.
+
+    Its RSA key has `selector`, which every receiver verifies; its Ed25519 key has another, since whoever does not know
+    RFC 8463 overlooks that signature (its section 3).
+    """
     names = dict.fromkeys(
         str(domain["name"]).lower() for database in databases for domain in database.get("domains") or ()
     )
-    return [{"domain": name, "selector": selector} for name in names]
+    return [
+        {"domain": name, "selector": f"{selector}{suffix}", "type": kind}
+        for name in names
+        for suffix, kind in (("", "rsa"), ("-ed25519", "ed25519"))
+    ]
+
+
+def selectors(signers: Iterable[Mapping[str, object]]) -> dict[str, list[str]]:
+    """Each domain that signs, with the selectors of all its keys, in lower case."""
+    found: dict[str, list[str]] = {}
+    for signer in signers:
+        found.setdefault(str(signer["domain"]).lower(), []).append(str(signer["selector"]).lower())
+    return found
 
 
 def domain_above(signers: Iterable[Signer], host: str) -> str:
@@ -51,4 +68,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"signing_domains": signing_domains, "domain_above": domain_above, "key_files": key_files}
+        return {
+            "signing_domains": signing_domains,
+            "selectors": selectors,
+            "domain_above": domain_above,
+            "key_files": key_files,
+        }

@@ -1,5 +1,8 @@
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The DKIM key of a domain, made once and kept on the control node (RFC 6376 section 3.6.1, RFC 8301 section 3.2)."""
+"""The DKIM key of a domain, made once and kept on the control node.
+
+RSA: RFC 6376 section 3.6.1, RFC 8301 section 3.2. Ed25519: RFC 8463.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,15 @@ from typing import Any
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 DOCUMENTATION = """
 name: dkim_key
 author: Mailroom contributors
 short_description: The DKIM key of a domain, kept on the control node
 description:
-  - The key (RSA-2048) is made once in the directory as C(<domain>.<selector>.key) and never changed. For a new key
-    choose a new selector.
+  - The key (RSA-2048 or Ed25519) is made once in the directory as C(<domain>.<selector>.key) and never changed. For a
+    new key choose a new selector.
   - Give either O(domain) and O(selector) for one key, or O(keys) for a list.
   - The file is 0600, directories made here 0700, both also in check mode, as with ansible.builtin.password.
 options:
@@ -37,8 +40,13 @@ options:
   selector:
     description: The selector, the label before C(._domainkey) in DNS.
     type: str
+  type:
+    description: The algorithm.
+    type: str
+    choices: [rsa, ed25519]
+    default: rsa
   keys:
-    description: Several keys, dictionaries with C(domain) and C(selector), answered in this order.
+    description: Several keys, dictionaries with C(domain), C(selector) and perhaps C(type), answered in this order.
     type: list
     elements: dict
 """
@@ -52,21 +60,30 @@ EXAMPLES = """
 """
 RETURN = """
 _raw:
-  description: The keys C(domain), C(selector), C(private) (PEM, PKCS#8) and C(public) (base64, the value of p= in DNS).
+  description:
+    - The keys C(domain), C(selector), C(type), C(private) (as rspamd reads it; PEM, PKCS#8 for RSA, the base64 of the
+      seed for Ed25519) and C(public) (base64, the value of p= in DNS).
   type: list
   elements: dict
 """
 
 BITS = 2048
+MADE: dict[str, Callable[[], rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey]] = {
+    "rsa": lambda: rsa.generate_private_key(65537, BITS),
+    "ed25519": ed25519.Ed25519PrivateKey.generate,
+}
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)*")
 
 
-def dkim_key(directory: Path, domain: str, selector: str) -> dict[str, str]:
-    """Return domain, selector, private (PEM) and public (base64 of SubjectPublicKeyInfo) of a key, made when missing.
+def dkim_key(directory: Path, domain: str, selector: str, algorithm: str = "rsa") -> dict[str, str]:
+    """Return domain, selector, type, private and public of a key, made when missing; it is kept as PEM (PKCS#8).
 
-    Raises ValueError with one line: a bad domain or selector, or a kept file that is no RSA key of at least 2048 bits.
-    Raises OSError when a file cannot be read or written.
+    RSA: private as it is kept, public is the base64 of SubjectPublicKeyInfo. Ed25519: both are the base64 of 32 bytes.
+    Raises ValueError with one line: a bad domain, selector or algorithm, or a kept file that is no such key, of at
+    least 2048 bits for RSA. Raises OSError when a file cannot be read or written.
     """
+    if algorithm not in MADE:
+        raise ValueError(f"type {algorithm!r} is no kind of key: write one of {', '.join(MADE)}")
     domain, selector = domain.lower(), selector.lower()
     for what, name in (("domain", domain), ("selector", selector)):
         if len(name) > 253 or not _NAME.fullmatch(name):
@@ -76,7 +93,7 @@ def dkim_key(directory: Path, domain: str, selector: str) -> dict[str, str]:
         if not path.exists():
             _write(
                 path,
-                rsa.generate_private_key(65537, BITS).private_bytes(
+                MADE[algorithm]().private_bytes(
                     serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
                 ),
             )
@@ -85,17 +102,21 @@ def dkim_key(directory: Path, domain: str, selector: str) -> dict[str, str]:
         key = serialization.load_pem_private_key(private, password=None)
     except (TypeError, ValueError):  # TypeError: it has a passphrase
         key = None
-    if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < BITS:
-        raise ValueError(
-            f"{path} is no RSA key of {BITS} bits or more without passphrase: restore it, or choose another selector"
+    remedy = "without passphrase: restore it, or choose another selector"
+    if algorithm == "ed25519":
+        if not isinstance(key, ed25519.Ed25519PrivateKey):
+            raise ValueError(f"{path} is no Ed25519 key {remedy}")
+        text = f"{base64.b64encode(key.private_bytes_raw()).decode()}\n"
+        public = key.public_key().public_bytes_raw()
+    else:
+        if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < BITS:
+            raise ValueError(f"{path} is no RSA key of {BITS} bits or more {remedy}")
+        text = private.decode("utf-8", "replace")
+        public = key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return {
-        "domain": domain,
-        "selector": selector,
-        "private": private.decode("utf-8", "replace"),
-        "public": base64.b64encode(public).decode(),
-    }
+    encoded = base64.b64encode(public).decode()
+    return {"domain": domain, "selector": selector, "type": algorithm, "private": text, "public": encoded}
 
 
 @contextmanager
@@ -132,16 +153,17 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core has no typ
     def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[dict[str, str]]:
         """Answer one dict for each key and directory; every failure is an AnsibleLookupError of one line."""
         self.set_options(var_options=variables, direct=kwargs)
-        one = {"domain": self.get_option("domain") or "", "selector": self.get_option("selector") or ""}
+        one = {name: self.get_option(name) or "" for name in ("domain", "selector", "type")}
         keys = self.get_option("keys")
         results = []
         for term in terms:
             directory = Path(term).expanduser()
             try:
                 for key in [one] if keys is None else keys:
-                    if key.keys() != one.keys():
-                        raise ValueError(f"keys holds {key!r}: write domain and selector, nothing else")
-                    results.append(dkim_key(directory, str(key["domain"]), str(key["selector"])))
+                    if {*key, "type"} != {*one}:
+                        raise ValueError(f"keys holds {key!r}: write domain, selector and type, nothing else")
+                    key = {"type": "rsa", **key}
+                    results.append(dkim_key(directory, *(str(key[name]) for name in one)))
             except ValueError as error:
                 raise AnsibleLookupError(f"dkim_key: {error}") from None
             except OSError as error:

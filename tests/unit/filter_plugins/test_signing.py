@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
-from filter_plugins.signing import FilterModule, Signer, domain_above, key_files, signing_domains
+from filter_plugins.signing import FilterModule, Signer, domain_above, key_files, selectors, signing_domains
 
 
 def signers(*domains: str) -> list[Signer]:
-    return [{"domain": domain, "selector": "s"} for domain in domains]
+    return [
+        {"domain": domain, "selector": selector, "type": kind}
+        for domain in domains
+        for selector, kind in (("s", "rsa"), ("s-ed25519", "ed25519"))
+    ]
 
 
 def test_every_domain_once_in_the_inventorys_order() -> None:
@@ -21,6 +25,11 @@ def test_every_domain_once_in_the_inventorys_order() -> None:
         {"name": "empty", "domains": None},
     ]
     assert signing_domains(databases, "s") == signers("example.com", "erp.example.com", "customer.example")
+
+
+def test_a_domain_signs_with_all_its_keys() -> None:
+    own = {"domain": "Other.example", "selector": "Own"}
+    assert selectors([*signers("example.com"), own]) == {"example.com": ["s", "s-ed25519"], "other.example": ["own"]}
 
 
 @pytest.mark.parametrize(
@@ -53,4 +62,4 @@ def test_keys_are_for_the_daemon_only() -> None:
 
 
 def test_ansible_finds_the_filters() -> None:
-    assert set(FilterModule().filters()) == {"signing_domains", "domain_above", "key_files"}
+    assert set(FilterModule().filters()) == {"signing_domains", "selectors", "domain_above", "key_files"}

@@ -11,13 +11,15 @@ import pytest
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.loader import lookup_loader
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from lookup_plugins.dkim_key import dkim_key
 
 
-def make(directory: Path, domain: str = "example.com", selector: str = "mailroom1") -> dict[str, str]:
-    return dkim_key(directory, domain, selector)
+def make(
+    directory: Path, domain: str = "example.com", selector: str = "mailroom1", algorithm: str = "rsa"
+) -> dict[str, str]:
+    return dkim_key(directory, domain, selector, algorithm)
 
 
 def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, passphrase: bytes = b"") -> bytes:
@@ -35,6 +37,25 @@ def test_public_half_verifies_what_the_private_half_signs(tmp_path: Path) -> Non
     spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     assert spki == base64.b64decode(pair["public"])
     public.verify(private.sign(b"x", padding.PKCS1v15(), hashes.SHA256()), b"x", padding.PKCS1v15(), hashes.SHA256())
+
+
+def test_an_ed25519_key_is_32_bytes_in_dns_and_for_the_daemon(tmp_path: Path) -> None:
+    pair = make(tmp_path, algorithm="ed25519")
+    private = ed25519.Ed25519PrivateKey.from_private_bytes(base64.b64decode(pair["private"]))
+    public = ed25519.Ed25519PublicKey.from_public_bytes(base64.b64decode(pair["public"], validate=True))
+    public.verify(private.sign(b"x"), b"x")
+    assert make(tmp_path, algorithm="ed25519") == pair
+    kept = serialization.load_pem_private_key((tmp_path / "example.com.mailroom1.key").read_bytes(), None)
+    assert isinstance(kept, ed25519.Ed25519PrivateKey)
+    assert kept.private_bytes_raw() == private.private_bytes_raw()
+
+
+def test_a_kept_key_of_the_other_algorithm_is_an_error(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(ValueError, match="is no Ed25519 key"):
+        make(tmp_path, algorithm="ed25519")
+    with pytest.raises(ValueError, match="write one of rsa, ed25519"):
+        make(tmp_path, algorithm="dsa")
 
 
 def test_made_once_for_each_domain_and_selector(tmp_path: Path) -> None:
@@ -92,13 +113,16 @@ def test_as_a_lookup(tmp_path: Path) -> None:
     lookup_loader.add_directory(str(Path(__file__).parents[3] / "lookup_plugins"))
     lookup = lookup_loader.get("dkim_key")
     assert lookup.run([str(tmp_path)], {}, domain="example.com", selector="mailroom1") == [make(tmp_path)]
-    keys = [{"domain": "erp.example.com", "selector": "b"}, {"domain": "example.com", "selector": "a"}]
+    keys = [
+        {"domain": "erp.example.com", "selector": "b"},
+        {"domain": "example.com", "selector": "a", "type": "ed25519"},
+    ]
     assert lookup.run([str(tmp_path)], {}, keys=keys) == [
         make(tmp_path, "erp.example.com", "b"),
-        make(tmp_path, "example.com", "a"),
+        make(tmp_path, "example.com", "a", "ed25519"),
     ]
     assert lookup.run([str(tmp_path)], {}, keys=[]) == []
-    with pytest.raises(AnsibleLookupError, match="write domain and selector, nothing else"):
+    with pytest.raises(AnsibleLookupError, match="write domain, selector and type, nothing else"):
         lookup.run([str(tmp_path)], {}, keys=[{"name": "example.com"}])
     with pytest.raises(AnsibleLookupError, match="domain '' is no name"):
         lookup.run([str(tmp_path)], {})

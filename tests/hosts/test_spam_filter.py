@@ -1,0 +1,142 @@
+"""The filter judged from outside: who is believed, who is refused, and who believes us."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import re
+import smtplib
+from collections.abc import Iterator
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from imapclient import IMAPClient  # type: ignore[import-untyped]
+
+from tests.story import ROOT, WAIT, Hosts, wait_for_message
+
+pytestmark = pytest.mark.hosts
+
+HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
+DOMAIN = HOSTS.domain["name"]
+POSTMASTER = f"postmaster@{DOMAIN}"
+OURS = f"sales@{DOMAIN}"
+STRICT = "somebody@customer.example"  # its DMARC policy is to refuse what is not its own
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+ARC = {
+    "ARC-Authentication-Results": "i=1; forwarder.example; dmarc=pass header.from=customer.example",
+    "ARC-Message-Signature": "i=1; a=rsa-sha256; c=relaxed/relaxed; d=customer.example; s=arc; h=from; bh=AAAA; b=AAAA",
+    "ARC-Seal": "i=1; a=rsa-sha256; cv=none; d=customer.example; s=arc; t=1; b=AAAA",
+}
+
+
+def message(sender: str, to: str = POSTMASTER, text: str = "Good day", **headers: str) -> EmailMessage:
+    made = EmailMessage()
+    made["From"] = sender
+    made["To"] = to
+    made["Subject"] = "About the filter"
+    made["Date"] = email.utils.localtime()
+    made["Message-ID"] = email.utils.make_msgid(domain="stranger.example")
+    for name, value in headers.items():
+        made[name.replace("_", "-")] = value
+    made.set_content(f"{text}\n")
+    return made
+
+
+def send(raw: bytes, envelope_sender: str = STRICT) -> tuple[int, bytes]:
+    """Hand a message to port 25 as a stranger; the answer to it."""
+    with smtplib.SMTP(HOSTS.mail.address, 25, "client.customer.example", timeout=WAIT) as session:
+        session.ehlo()
+        assert session.mail(envelope_sender)[0] == 250
+        assert session.rcpt(POSTMASTER)[0] == 250
+        return session.data(raw)
+
+
+def remove(session: IMAPClient, message_id: str) -> None:
+    session.select_folder("INBOX")
+    session.delete_messages(session.search(["HEADER", "Message-ID", message_id]))
+    session.expunge()
+
+
+@contextlib.contextmanager
+def arrived(message_id: str) -> Iterator[EmailMessage]:
+    """The message in the postmaster's mailbox, where it does not stay."""
+    session = HOSTS.imap(HOSTS.mail, "postmaster", HOSTS.secret("mailbox-postmaster"))
+    try:
+        yield wait_for_message(session, "Message-ID", message_id)
+        remove(session, message_id)
+    finally:
+        session.logout()
+
+
+def verdicts(received: EmailMessage) -> str:
+    """Our own Authentication-Results, on one line; there is one, and it comes first."""
+    (field,) = (value for value in received.get_all("Authentication-Results", []) if value.startswith(HOSTS.mail.name))
+    return " ".join(str(field).split())
+
+
+@pytest.fixture(autouse=True)
+def names() -> Iterator[None]:
+    """Certificates are verified by name."""
+    with HOSTS.names():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("refused", "word"),
+    [
+        (message(STRICT), b"DMARC policy asks to refuse"),
+        (message("spammer@stranger.example", text=GTUBE), b"Gtube"),
+    ],
+    ids=["p=reject", "spam"],
+)
+def test_what_is_refused_is_refused_while_its_sender_is_there(refused: EmailMessage, word: bytes) -> None:
+    code, text = send(refused.as_bytes())
+    assert (code, word in text) == (554, True), text
+    assert refused["Message-ID"] not in HOSTS.ssh(HOSTS.mail, "postqueue", "-p")
+
+
+def test_a_domain_that_asks_for_quarantine_has_its_forgeries_marked() -> None:
+    """Ours asks for that. Who forges it is not refused, and no reader is left without a warning."""
+    forged = message(OURS, Authentication_Results=f"{HOSTS.mail.name}; dmarc=pass header.from={DOMAIN}")
+    forged["X-Spam"] = "No"
+    assert send(forged.as_bytes())[0] == 250
+    with arrived(forged["Message-ID"]) as received:
+        for verdict in ("dkim=none", "spf=fail", "dmarc=fail", "(policy=quarantine)"):
+            assert verdict in verdicts(received)
+        assert "Yes" in received.get_all("X-Spam", [])
+
+
+def test_a_forwarder_s_seal_is_verified() -> None:
+    sealed = message("somebody@stranger.example")
+    for name, value in ARC.items():
+        sealed[name] = value
+    assert send(sealed.as_bytes())[0] == 250
+    with arrived(sealed["Message-ID"]) as received:
+        assert "arc=fail" in verdicts(received) or "arc=reject" in verdicts(received), verdicts(received)
+        assert not received.get_all("X-Spam")
+
+
+def test_our_mail_has_two_signatures_and_either_kind_of_receiver_believes_it() -> None:
+    sent = message(OURS, to="customer@customer.example")
+    with smtplib.SMTP_SSL(HOSTS.mail.name, 465, "odoo.example.com", timeout=WAIT, context=HOSTS.tls) as session:
+        session.login(HOSTS.database["name"], HOSTS.secret(f"mailbox-{HOSTS.database['name']}"))
+        session.send_message(sent, OURS, ["customer@customer.example"])
+    customer = HOSTS.customer_mailbox()
+    try:
+        received = wait_for_message(customer, "Message-ID", sent["Message-ID"])
+        remove(customer, sent["Message-ID"])
+    finally:
+        customer.logout()
+    theirs = " ".join(str(value) for value in received.get_all("Authentication-Results", []))
+    assert "dkim=pass" in theirs
+    assert "dmarc=pass" in theirs
+    signatures = [str(value) for value in received.get_all("DKIM-Signature", [])]
+    assert sorted(re.findall(r"a=(\S+);", " ".join(signatures))) == ["ed25519-sha256", "rsa-sha256"]
+    assert all(f"d={DOMAIN};" in signature for signature in signatures)
+    assert send(received.as_bytes())[0] == 250  # rspamd knows both kinds, so it may say whether the records are right
+    with arrived(sent["Message-ID"]) as returned:
+        seen = re.findall(rf"dkim=pass header\.d={re.escape(DOMAIN)} header\.s=(\S+)", verdicts(returned))
+        assert sorted(seen) == ["mailroom1", "mailroom1-ed25519"], verdicts(returned)
+        assert "dmarc=pass" in verdicts(returned)
