@@ -294,6 +294,8 @@ def remedy(message: str, host: str) -> str:
         )
     if "codepoint" in text:  # 14 to 16 treat a login without @ as a domain name
         return "this Odoo can only log in with a name of lower-case letters, digits and -: rename the database"
+    if "not owned by user" in text:  # up to 16 the test's sender is the login's own address
+        return "give the user of the database's login an e-mail address in one of its domains: Odoo tests with it"
     if "authentication" in text or "535" in text or "login" in text:
         return f"the account's password on {host} is another one: run site.yml --tags dovecot"
     if "refused the sender" in text or "refused the test recipient" in text or "server replied" in text:

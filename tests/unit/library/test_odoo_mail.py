@@ -601,6 +601,11 @@ def test_a_failing_test_says_what_odoo_said_and_what_to_do(lab: Lab) -> None:
         ("Connection Test Failed! (535, b'5.7.8 Error: authentication failed')", "--tags dovecot"),
         ("No response received. Check server address and port number. timed out", "reachable from Odoo's machine"),
         ("The server refused the sender address (x@example.com) with error b'5.7.1'", "see the mail log"),
+        (
+            "The server refused the test recipient (noreply@odoo.com) with error b'5.7.1 <a@example.com>: "
+            "Sender address rejected: not owned by user second'",
+            "an e-mail address in one of its domains",
+        ),
         ("Invalid server name ! Codepoint U+005F at position 5 of 'my_db' not allowed", "rename the database"),
     ],
 )
