@@ -86,6 +86,14 @@ ansible_facts:
       description: Name of the process that listens on TCP port 25, on any address; empty when it is Postfix or nobody.
       type: str
       sample: exim4
+    port_80:
+      description: Name of the process that listens on TCP port 80, on any address; empty when it is nobody.
+      type: str
+      sample: nginx
+    acme_certificate:
+      description: Whether certbot has had the mail host's certificate issued and renews it.
+      type: bool
+      sample: false
     effective_user_id:
       description: Number of the user the facts were read as.
       type: int
@@ -212,6 +220,8 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
         "running": units_that_are(RUNNING, units),
         "in_use": units_in_use(units),
         "port_25": foreign_listener(25, root / "proc"),
+        "port_80": foreign_listener(80, root / "proc"),
+        "acme_certificate": (root / "etc/letsencrypt/renewal/mailroom.conf").exists(),
         "effective_user_id": os.geteuid(),
         "time_epoch": int(time.time()),
     }

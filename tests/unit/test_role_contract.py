@@ -26,6 +26,8 @@ SHARED = {
     "dns_records_zones",
     "odoo_mail_gateways",
 }
+# The role acme carries on what the role certificate begins, and has its variables' defaults, too.
+CARRIED_ON = {"acme": {"certificate_mode", "certificate_names"}}
 NOT_ALLOWED = {
     "lineinfile": "write the whole file from a template",
     "blockinfile": "write the whole file from a template",
@@ -64,6 +66,10 @@ def defaults_of(role: Path) -> dict[str, Any]:
 
 def task_files(role: Path) -> list[Path]:
     return sorted([*role.glob("tasks/*.yml"), *role.glob("handlers/*.yml")])
+
+
+def shared_in(role: Path) -> set[str]:
+    return SHARED | CARRIED_ON.get(role.name, set())
 
 
 def tasks_of(role: Path) -> Iterator[dict[str, Any]]:
@@ -115,20 +121,23 @@ def files_written(role: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_defaults_and_argument_specs_list_the_same_variables(role: Path) -> None:
-    options = {name: option for name, option in options_of(role).items() if name not in SHARED}
+    options = {name: option for name, option in options_of(role).items() if name not in shared_in(role)}
     with_default = {name for name, option in options.items() if not option.get("required")}
-    assert set(defaults_of(role)) - SHARED == with_default
+    assert set(defaults_of(role)) - shared_in(role) == with_default
 
 
 def test_defaults_and_argument_specs_give_the_same_values(role: Path) -> None:
     documented = {name: option["default"] for name, option in options_of(role).items() if "default" in option}
-    own = {name: value for name, value in defaults_of(role).items() if name not in SHARED}
+    own = {name: value for name, value in defaults_of(role).items() if name not in shared_in(role)}
     assert {name: value for name, value in own.items() if value is not None} == documented
 
 
 def test_shared_facts_have_one_default_in_all_roles(role: Path) -> None:
-    known = {"dkim_selector": "mailroom1", "secrets_directory": "{{ inventory_dir }}/secrets"}
-    shared = {name: value for name, value in defaults_of(role).items() if name in SHARED}
+    known = defaults_of(ROLES[0].parent / "certificate") | {
+        "dkim_selector": "mailroom1",
+        "secrets_directory": "{{ inventory_dir }}/secrets",
+    }
+    shared = {name: value for name, value in defaults_of(role).items() if name in shared_in(role)}
     assert shared == {name: known[name] for name in shared}
 
 
@@ -143,7 +152,7 @@ def test_every_variable_is_explained(role: Path) -> None:
 
 
 def test_names_tell_public_variables_from_internal_ones(role: Path) -> None:
-    public = {*defaults_of(role), *options_of(role)} - SHARED
+    public = {*defaults_of(role), *options_of(role)} - shared_in(role)
     assert not [name for name in public if not name.startswith(f"{role.name}_")]
     internal = {name for path in role.glob("vars/*.yml") for name in read(path, {})}
     assert not [name for name in internal if not name.startswith(f"__{role.name}_")]

@@ -155,6 +155,8 @@ def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixtur
         "running",
         "in_use",
         "port_25",
+        "port_80",
+        "acme_certificate",
         "time_epoch",
     }
     assert facts["effective_user_id"] == os.geteuid()

@@ -1,0 +1,196 @@
+"""The mail host has its certificate issued by a real ACME authority (pebble), renewed, and shown by its daemons."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import smtplib
+import socket
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imapclient import IMAPClient  # type: ignore[import-untyped]
+
+from tests.story import ROOT, WAIT, Hosts, StoryError
+
+pytestmark = pytest.mark.hosts
+
+HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
+MAIL, AUTHORITY = HOSTS.mail, HOSTS.outside
+PORTS = (25, 465, 587, 993)
+# Without them it takes some seconds over each step and refuses one request in twenty.
+QUICK = "--setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0"
+PEBBLE = {
+    "pebble": {
+        "listenAddress": "0.0.0.0:14000",
+        "managementListenAddress": "0.0.0.0:15000",
+        "certificate": "/etc/postfix/chain.pem",  # of the demo's authority, like all that this host shows
+        "privateKey": "/etc/postfix/key.pem",
+        "httpPort": 80,
+        "tlsPort": 443,
+    }
+}
+ACME: dict[str, Any] = {
+    "certificate_mode": "acme",
+    "acme_email": "postmaster@example.com",
+    "acme_terms_agreed": True,
+    "acme_directory": f"https://{AUTHORITY.name}:14000/dir",
+}
+
+
+def fetched(path: str) -> str:
+    with urllib.request.urlopen(f"https://{AUTHORITY.name}:15000/{path}", context=HOSTS.tls, timeout=WAIT) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The authority runs; the file has its root. Afterwards the mail host is as it was."""
+    HOSTS.ssh(AUTHORITY, f"printf %s '{json.dumps(PEBBLE)}' >/run/pebble.json")
+    HOSTS.ssh(AUTHORITY, f"systemd-run --quiet --unit=pebble --collect {QUICK} pebble -config /run/pebble.json")
+    with HOSTS.names():
+        deadline = time.monotonic() + WAIT
+        while True:  # it makes its keys first
+            try:
+                text = fetched("roots/0")
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "pebble does not answer"
+        # It remembers nobody of an earlier run.
+        HOSTS.ssh(MAIL, f"rm -rf /etc/letsencrypt/accounts/{AUTHORITY.name}:14000")
+        file = tmp_path_factory.mktemp("acme") / "root.pem"
+        file.write_text(text)
+        yield file
+        if HOSTS.ssh(MAIL, "ls /etc/mailroom/acme"):  # a test has failed
+            HOSTS.site("--tags", "certificate")
+    HOSTS.ssh(AUTHORITY, "systemctl stop pebble")
+
+
+def site(root: Path, **changes: object) -> str:
+    """What the part of site.yml prints that is about certificates."""
+    extra = ACME | {"certificate_ca_file": str(root)} | changes
+    return HOSTS.site("--tags", "certificate", "-e", json.dumps(extra))
+
+
+def refusal(root: Path, **changes: object) -> str:
+    """What a run that fails says is wrong, on one line."""
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        site(root, **changes)
+    return re.split(r"\bmsg: ", " ".join(str(raised.value.stdout).split()))[1]
+
+
+def shown(port: int, trust: Path) -> dict[str, Any]:
+    """The certificate that a port of the mail host shows outside, verified by name with one authority."""
+    context = ssl.create_default_context(cafile=str(trust))
+    if port in (25, 587):
+        with smtplib.SMTP(MAIL.name, port, local_hostname="client.customer.example", timeout=WAIT) as session:
+            session.starttls(context=context)
+            assert isinstance(session.sock, ssl.SSLSocket)
+            return session.sock.getpeercert() or {}
+    with (
+        socket.create_connection((MAIL.name, port), timeout=WAIT) as connection,
+        context.wrap_socket(connection, server_hostname=MAIL.name) as session,
+    ):
+        return session.getpeercert() or {}
+
+
+def serials(trust: Path) -> set[str]:
+    """Serial numbers of what all four ports show."""
+    return {shown(port, trust)["serialNumber"] for port in PORTS}
+
+
+def names(trust: Path) -> set[str]:
+    """The names in what port 993 shows."""
+    return {name for _, name in shown(993, trust)["subjectAltName"]}
+
+
+@pytest.fixture
+def private() -> Path:
+    """The private authority."""
+    return HOSTS.secrets / "ca" / "ca.pem"
+
+
+def test_an_issue_that_fails_says_why_and_leaves_the_private_certificate(root: Path, private: Path) -> None:
+    said = refusal(root, certificate_names=[MAIL.name, "nowhere.example.com"])
+
+    assert re.search(r"no certificate was issued: nowhere.example.com: .*: publish the address records", said), said
+    assert len(serials(private)) == 1
+
+
+def test_it_is_issued_by_http_and_asked_for_once(root: Path) -> None:
+    site(root)
+
+    (serial,) = serials(root)
+    assert names(root) == {MAIL.name}
+    key = HOSTS.ssh(MAIL, "openssl pkey -in /etc/mailroom/tls/pair.pem -noout -text; stat -c %a%U /etc/mailroom/tls/*")
+    assert "P-256" in key
+    assert key.splitlines()[-1] == "600root"
+    assert re.search(rf"{MAIL.name} +: ok=\d+ +changed=0 ", site(root))
+    assert serials(root) == {serial}
+    assert HOSTS.ssh(MAIL, "ss -Hltn sport = 80") == ""
+
+
+def test_a_renewal_is_shown_at_once_and_cuts_nobody_off(root: Path) -> None:
+    before, key = serials(root), HOSTS.ssh(MAIL, "openssl pkey -in /etc/mailroom/tls/pair.pem -pubout")
+    context = ssl.create_default_context(cafile=str(root))
+    name = HOSTS.database["name"]
+    with (
+        IMAPClient(MAIL.name, ssl_context=context, timeout=WAIT) as mailbox,
+        smtplib.SMTP_SSL(MAIL.name, 465, local_hostname="odoo.example.com", timeout=WAIT, context=context) as session,
+    ):
+        mailbox.login(name, HOSTS.secret(f"mailbox-{name}"))
+        mailbox.select_folder("INBOX", readonly=True)
+
+        HOSTS.ssh(MAIL, "certbot renew --force-renewal --no-random-sleep-on-renew --quiet")
+
+        after = serials(root)
+        assert len(after) == 1
+        assert not after & before
+        mailbox.select_folder("Routed", readonly=True)
+        assert session.login(name, HOSTS.secret(f"mailbox-{name}"))[0] == 235
+    assert HOSTS.ssh(MAIL, "openssl pkey -in /etc/mailroom/tls/pair.pem -pubout") == key
+    HOSTS.ssh(MAIL, "systemctl start certbot.service")  # with nothing to renew
+
+
+def test_other_names_are_asked_for_through_the_zone(root: Path) -> None:
+    before = serials(root)
+
+    wanted = [MAIL.name, "imap.example.com"]  # which has no address
+    site(root, acme_challenge="dns-01", acme_propagation_seconds=1, certificate_names=wanted)
+
+    assert not serials(root) & before
+    assert names(root) == set(wanted)
+    assert HOSTS.ssh(MAIL, "stat -c %a%U /etc/mailroom/acme/key.ini") == "600root\n"
+    records = HOSTS.ssh(HOSTS.dns, f"kdig +short @{HOSTS.dns.address} _acme-challenge.imap.example.com TXT")
+    assert records == ""
+
+
+def test_daemons_that_show_another_certificate_are_told(root: Path) -> None:
+    new = "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=new -keyout /run/new.key -out /run/new.pem"
+    HOSTS.ssh(MAIL, f"{new} 2>&1 && cat /run/new.key /run/new.pem >/etc/mailroom/tls/pair.pem")
+    with pytest.raises(StoryError, match=r"port 993 shows another certificate"):
+        HOSTS.ssh(MAIL, "mailroom-certificate check")
+    with pytest.raises(StoryError):
+        HOSTS.ssh(MAIL, "systemctl start certbot.service")
+
+    HOSTS.ssh(MAIL, "mailroom-certificate install && systemctl start certbot.service")
+
+    assert len(serials(root)) == 1
+
+
+def test_the_way_back_leaves_nothing_that_renews(root: Path, private: Path) -> None:
+    assert len(serials(root)) == 1
+
+    HOSTS.site("--tags", "certificate")
+
+    assert len(serials(private)) == 1
+    assert "No certificates found" in HOSTS.ssh(MAIL, "certbot certificates 2>&1")
+    assert HOSTS.ssh(MAIL, "ls /etc/mailroom/acme") == ""
