@@ -82,7 +82,10 @@ REMEDIES = (
         "raise acme_propagation_seconds, until all name servers of the zone have the record",
     ),
     (r"Type: *unauthorized", "let the name's address records lead to this host and nowhere else"),
-    (r"NOTAUTH|REFUSED|BADKEY|BADSIG|rcode", "let the TSIG key write TXT records at _acme-challenge and the name"),
+    (
+        r"adding TXT record|Received response from server",
+        "let the TSIG key write TXT records at _acme-challenge and the name",
+    ),
     (
         r"resolve|refused|timed out|Max retries|No route|unreachable",
         "see that this host reaches acme_directory, and the name server with dns-01",

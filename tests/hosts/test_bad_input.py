@@ -90,6 +90,36 @@ def test_all_problems_of_the_inventory_are_told_at_once(company: Company) -> Non
     assert "nothing was changed" in output
 
 
+def test_own_files_that_cannot_serve_are_told_with_the_rest(company: Company, hosts: Hosts) -> None:
+    company.domain["catchall"] = "catch all"
+    company.facts |= {
+        "certificate_mode": "files",
+        "certificate_chain_file": "{{ secrets_directory }}/ca/odoo.example.com.pem",
+        "certificate_key_file": f"{{{{ secrets_directory }}}}/ca/{hosts.mail.name}.key",
+    }
+
+    code, output = company.run()
+
+    assert code != 0
+    assert "catch all" in output
+    assert f"odoo.example.com.pem is not valid for {hosts.mail.name}" in output
+    assert f"{hosts.mail.name}.key does not belong to the first certificate" in output
+    assert "nothing was changed" in output
+
+
+def test_what_acme_lacks_is_told_with_the_rest(company: Company, hosts: Hosts) -> None:
+    company.domain["catchall"] = "catch all"
+    company.facts |= {"certificate_mode": "acme", "acme_challenge": "dns-01"}
+    company.facts["dns_records_zones"].pop(0)
+
+    code, output = company.run()
+
+    assert code != 0
+    for part in ("catch all", "acme_email", "acme_terms_agreed", f"dns-01 needs a zone that has {hosts.mail.name}"):
+        assert part in output
+    assert "nothing was changed" in output
+
+
 def test_an_odoo_that_is_away_or_says_no_is_told_for_each_database(company: Company) -> None:
     first = company.database
     away, login, name = (copy.deepcopy(first) for _ in range(3))

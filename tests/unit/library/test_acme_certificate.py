@@ -64,10 +64,24 @@ def test_what_the_authority_reports_is_one_line_with_a_remedy(kind: str, detail:
             "wait as long as it says",
         ),
         ("Could not bind TCP port 80 because it is already in use by another process.", "stop what has taken port 80"),
-        ("certificate verify failed: unable to get local issuer certificate", "give the authority"),
-        ("Failed to resolve 'acme.example' ([Errno -2] Name or service not known)", "see that this host reaches"),
+        (
+            "requests.exceptions.SSLError: Max retries exceeded with url: /dir (Caused by SSLError("
+            "SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed')))",
+            "give the authority that the directory's certificate is from as certificate_ca_file",
+        ),
+        (
+            "requests.exceptions.ConnectionError: Max retries exceeded with url: /dir (Caused by NameResolutionError("
+            "\"Failed to resolve 'acme.example' ([Errno -2] Name or service not known)\"))",
+            "see that this host reaches acme_directory",
+        ),
+        ("ValueError: Requesting acme.example/dir: Connection refused", "see that this host reaches acme_directory"),
         ("Account https://acme.example/1 not found.", "remove /etc/letsencrypt/accounts"),
+        (
+            "Encountered error adding TXT record: The peer didn't like the signature we sent",
+            "let the TSIG key write TXT records",
+        ),
         ("Received response from server: REFUSED", "let the TSIG key write TXT records"),
+        ("Encountered error when making query: The DNS operation timed out.", "see that this host reaches"),
         ("Something new.", "see /var/log/letsencrypt/letsencrypt.log"),
     ],
 )
