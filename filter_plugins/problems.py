@@ -26,6 +26,12 @@ MODEL = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*")
 # Kept for those who run the domain (RFC 2142); where they go is the domain's `postmaster`.
 RESERVED = ("postmaster", "abuse")
 BOTH = ", and mail about Odoo's records goes into Odoo, a person's own mail to the person"
+# A key to verify by: a DS or DNSKEY record as in a zone file (RFC 4034, 2.2 and 5.3), its zone written in full.
+TRUST_ANCHOR = re.compile(
+    r"(\.|([a-z0-9_-]+\.)+) +([0-9]+ +)?(IN +)?"
+    r"(DS +[0-9]+ +[0-9]+ +[0-9]+ +[0-9A-F ]+|DNSKEY +[0-9]+ +3 +[0-9]+ +[A-Z0-9+/= ]+)",
+    re.IGNORECASE,
+)
 KEY_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 CONTACTS = ("everyone", "partners", "followers")  # who may write to an alias: mail.alias.alias_contact in Odoo
 DEBIAN = ("12", "13")
@@ -62,6 +68,7 @@ MAILBOX_KEYS = (
 OAUTH_KEYS = ("token_url", "client_id", "client_secret", "refresh_token", "scope", "grant", "ca_file")
 ALIAS_KEYS = ("name", "model", "record", "contact")
 PERSON_KEYS = ("name", "relay_to")
+FORWARD_ZONE_KEYS = ("name", "servers")
 ZONE_KEYS = ("name", "server", "port", "key_name", "key_algorithm", "key_file")
 
 Check = Callable[[str], str]  # what is wrong with a text, "" when nothing
@@ -528,6 +535,37 @@ def mailbox_problems(mailboxes: object, databases: object) -> list[str]:
     return problems.lines
 
 
+def _resolver_problem(text: str) -> str:
+    """What keeps a text from being the address of a resolver as unbound takes it, with or without @port."""
+    address, at, port = text.partition("@")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return "is no address of a resolver: write one such as 192.0.2.53 or 192.0.2.53@5353"
+    if at and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
+        return "has no port after its @: a number from 1 to 65535"
+    return ""
+
+
+def resolver_problems(forwarders: object, zones: object, anchors: object) -> list[str]:
+    """Problems of what `unbound` is told of others, one line each. Takes anything, raises nothing."""
+    problems = Problems()
+    for variable, server in problems.items("unbound_forwarders", forwarders):
+        problems.text(variable, server, _resolver_problem, "remove the empty entry")
+    for variable, entry in problems.items("unbound_forward_zones", zones):
+        zone = problems.dictionary(variable, entry, FORWARD_ZONE_KEYS)
+        if zone is None:
+            continue
+        problems.text(f"{variable}.name", zone.get("name"), _zone_problem, "name it, such as corp.example")
+        servers = problems.items(f"{variable}.servers", zone.get("servers"), "give the addresses of its servers")
+        for where, server in servers:
+            problems.text(where, server, _resolver_problem, "remove the empty entry")
+    remedy = "is no DS or DNSKEY record: write it as in a zone file, with the zone's whole name and a dot"
+    for variable, anchor in problems.items("unbound_trust_anchors", anchors):
+        problems.text(variable, anchor, matches(TRUST_ANCHOR, remedy), "remove the empty entry")
+    return problems.lines
+
+
 def _key_name_problem(name: str) -> str:
     labels = name.lower().removesuffix(".").split(".")
     return "" if all(ZONE_LABEL.fullmatch(label) for label in labels) else "is no name of a key: see your name server"
@@ -645,5 +683,6 @@ class FilterModule:
             "only_odoo_online": only_odoo_online,
             "problem_count": problem_count,
             "problem_list": problem_list,
+            "resolver_problems": resolver_problems,
             "zone_problems": zone_problems,
         }

@@ -18,7 +18,7 @@ DOCUMENTATION = r"""
 module: mail_host_facts
 short_description: The few facts about a mail host that Mailroom decides by
 description:
-  - Reads /etc/os-release, /etc/passwd, dpkg's status and /proc, asks systemd once, and changes nothing.
+  - Reads dpkg's status, /proc and a few files of /etc, asks systemd once, and changes nothing.
 options: {}
 attributes:
   check_mode:
@@ -82,6 +82,10 @@ ansible_facts:
       type: list
       elements: str
       sample: [postfix.service]
+    resolv_conf:
+      description: What is in /etc/resolv.conf; empty when it is a link to what somebody else writes.
+      type: str
+      sample: nameserver 192.0.2.53
     port_25:
       description: Name of the process that listens on TCP port 25, on any address; empty when it is Postfix or nobody.
       type: str
@@ -210,6 +214,8 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
     units = show_units()
     passwd_file = root / "etc/passwd"
     passwd = passwd_file.read_text(errors="replace") if passwd_file.exists() else ""
+    resolv_conf = root / "etc/resolv.conf"
+    own = resolv_conf.is_file() and not resolv_conf.is_symlink()
     return {
         "distribution": release.get("ID", "").capitalize(),
         "distribution_release": release.get("VERSION_CODENAME", ""),
@@ -219,6 +225,7 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
         "services": units_that_are(SETTLED, units),
         "running": units_that_are(RUNNING, units),
         "in_use": units_in_use(units),
+        "resolv_conf": resolv_conf.read_text(errors="replace") if own else "",
         "port_25": foreign_listener(25, root / "proc"),
         "port_80": foreign_listener(80, root / "proc"),
         "acme_certificate": (root / "etc/letsencrypt/renewal/mailroom.conf").exists(),

@@ -23,6 +23,7 @@ from filter_plugins.problems import (
     only_odoo_online,
     problem_count,
     problem_list,
+    resolver_problems,
     url_problem,
     zone_problems,
 )
@@ -631,7 +632,8 @@ ANYTHING = st.recursive(
 @given(ANYTHING | st.lists(ANYTHING, max_size=3))
 def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
     mailboxes = mailbox_problems(value, value)
-    for lines in (inventory_problems(value), zone_problems(value), host_problems(value), mailboxes):
+    resolver = resolver_problems(value, value, value)
+    for lines in (inventory_problems(value), zone_problems(value), host_problems(value), mailboxes, resolver):
         for line in lines:
             assert isinstance(line, str)
             assert len(line.splitlines()) == 1
@@ -754,6 +756,7 @@ def test_the_filters_have_names() -> None:
         "only_odoo_online",
         "problem_count",
         "problem_list",
+        "resolver_problems",
         "zone_problems",
     ]
 
@@ -762,3 +765,34 @@ def test_a_relative_authority_is_told_before_somebody_looks_for_it_elsewhere() -
     problems = inventory_problems([{"name": "prod", "ca_file": "ca.pem"}])
 
     assert [line for line in problems if "ca_file: 'ca.pem' is a relative path" in line]
+
+
+def test_a_sound_resolver_has_no_problems() -> None:
+    assert resolver_problems(None, None, None) == []
+    zones = [{"name": "corp.example", "servers": ["192.0.2.53", "2001:db8::53@5353"]}]
+    anchors = [
+        ". IN DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D",
+        "corp.example. 3600 IN DNSKEY 257 3 13 mdsswUyr3DPW132mOi8V9xESWE8jTo0dxCjjnopKl+GqJxpVXckHAeF+",
+    ]
+    assert resolver_problems(["192.0.2.53", "2001:db8::53@65535"], zones, anchors) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ((["dns.example.com"], None, None), "unbound_forwarders[0]: 'dns.example.com' is no address of a resolver"),
+        ((["192.0.2.53@0"], None, None), "has no port after its @"),
+        (("192.0.2.53", None, None), "unbound_forwarders: is text, not a list"),
+        ((None, [{"name": "corp.example"}], None), "unbound_forward_zones[corp.example].servers: is missing"),
+        ((None, [{"name": "x", "servers": [""]}], None), "[x].servers[0]: is missing: remove the empty entry"),
+        ((None, [{"name": 'a"b', "servers": ["192.0.2.53"]}], None), "is no zone"),
+        (
+            (None, None, ["corp.example IN DS 1 8 2 AB"]),
+            "unbound_trust_anchors[0]: 'corp.example IN DS 1 8 2 AB' is no DS",
+        ),
+        ((None, None, ['. IN DS 1 8 2 AB"\n']), "is no DS or DNSKEY record"),
+    ],
+)
+def test_a_resolver_with_a_problem(given: tuple[Any, Any, Any], problem: str) -> None:
+    (line,) = resolver_problems(*given)
+    assert problem in line

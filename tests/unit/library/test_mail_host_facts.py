@@ -90,6 +90,17 @@ def test_a_host_without_dpkg_has_no_packages(proc: Path) -> None:
     assert mail_host_facts.facts(proc.parent)["packages"] == {}
 
 
+def test_a_resolv_conf_is_told_when_it_is_nobody_elses(proc: Path) -> None:
+    etc = proc.parent / "etc"
+    etc.mkdir()
+    assert mail_host_facts.facts(proc.parent)["resolv_conf"] == ""
+    (etc / "resolv.conf").write_text("nameserver 192.0.2.53\n")
+    assert mail_host_facts.facts(proc.parent)["resolv_conf"] == "nameserver 192.0.2.53\n"
+    (etc / "resolv.conf").rename(etc / "stub-resolv.conf")
+    (etc / "resolv.conf").symlink_to("stub-resolv.conf")
+    assert mail_host_facts.facts(proc.parent)["resolv_conf"] == ""
+
+
 def test_a_free_port_is_nobodys(proc: Path) -> None:
     (proc / "net/tcp").write_text(HEADER + row(0, "00000000:0019", "01", 7) + row(1, "00000000:0016", "0A", 8))
     process(proc, 10, "sshd", "/usr/sbin/sshd", "socket:[7]", "socket:[8]")
@@ -154,6 +165,7 @@ def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixtur
         "services",
         "running",
         "in_use",
+        "resolv_conf",
         "port_25",
         "port_80",
         "acme_certificate",
