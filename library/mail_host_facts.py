@@ -98,6 +98,15 @@ ansible_facts:
       description: Whether certbot has had the mail host's certificate issued and renews it.
       type: bool
       sample: false
+    ssh_ports:
+      description: TCP ports that SSH servers listen on, and the one that this run came in by.
+      type: list
+      elements: int
+      sample: [22]
+    ssh_client:
+      description: Address that this run came from; empty when it did not come over SSH.
+      type: str
+      sample: 192.0.2.7
     effective_user_id:
       description: Number of the user the facts were read as.
       type: int
@@ -134,10 +143,17 @@ def installed_packages(status: str) -> dict[str, str]:
     return packages
 
 
-def listening_inodes(table: str, port: int) -> set[str]:
-    """Inodes of the sockets that listen on a TCP port in a /proc/net/tcp or tcp6 table, see proc_net(5)."""
+def listening_sockets(table: str) -> dict[str, int]:
+    """The TCP ports that are listened on in a /proc/net/tcp or tcp6 table, by the sockets' inodes, see proc_net(5)."""
     rows = [line.split() for line in table.splitlines()[1:]]
-    return {row[9] for row in rows if len(row) > 9 and row[3] == LISTEN and row[1].endswith(f":{port:04X}")}
+    return {row[9]: int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 9 and row[3] == LISTEN}
+
+
+def all_listening(proc: Path) -> dict[str, int]:
+    """The same of both tables, by what a descriptor of a process links to."""
+    tables = (proc / "net" / table for table in ("tcp", "tcp6"))  # no tcp6 without IPv6
+    found = [listening_sockets(table.read_text()) for table in tables if table.exists()]
+    return {f"socket:[{inode}]": port for sockets in found for inode, port in sockets.items()}
 
 
 def _holds(process: Path, sockets: set[str]) -> bool:
@@ -163,20 +179,42 @@ def _name(process: Path) -> str:
 
 def foreign_listener(port: int, proc: Path = Path("/proc")) -> str:
     """Name of the process that listens on a TCP port; empty when that is a part of Postfix, or nobody."""
-    inodes: set[str] = set()
-    for table in ("tcp", "tcp6"):
-        path = proc / "net" / table
-        if path.exists():  # no tcp6 without IPv6
-            inodes |= listening_inodes(path.read_text(), port)
-    if not inodes:
+    sockets = {socket for socket, listening in all_listening(proc).items() if listening == port}
+    if not sockets:
         return ""
-    sockets = {f"socket:[{inode}]" for inode in inodes}
     processes = sorted((entry for entry in proc.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
     holders = [process for process in processes if _holds(process, sockets)]
     if not holders:
         return "a process out of sight"
     foreign = [holder for holder in holders if not _is_postfix(holder)]
     return _name(foreign[0]) if foreign else ""
+
+
+def ssh_session(proc: Path = Path("/proc"), process: int | None = None) -> tuple[str, int]:
+    """The address that this process was started from over SSH, and the port it came in by; ("", 0) when neither.
+
+    From SSH_CONNECTION (ssh(1)) of this process or the nearest above it that has it: sudo takes it from those below.
+    """
+    process = process or os.getpid()
+    while process > 0:
+        try:
+            words = (proc / str(process) / "environ").read_bytes().split(b"\0")
+            stat = (proc / str(process) / "stat").read_text(errors="replace")
+        except OSError:  # it has ended meanwhile, or is not ours to see
+            break
+        for word in words:
+            if word.startswith(b"SSH_CONNECTION="):
+                client, _, _, port = word.decode().partition("=")[2].split(" ")
+                return client, int(port)
+        process = int(stat.rpartition(")")[2].split()[1])
+    return "", 0
+
+
+def ssh_ports(proc: Path = Path("/proc")) -> list[int]:
+    """The TCP ports that processes called sshd listen on."""
+    sockets = all_listening(proc)
+    servers = [entry for entry in proc.iterdir() if entry.name.isdigit() and _name(entry) == "sshd"]
+    return sorted({port for socket, port in sockets.items() for server in servers if _holds(server, {socket})})
 
 
 SETTLED = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
@@ -212,6 +250,7 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
     release = os_release(release_file.read_text(errors="replace")) if release_file.exists() else {}
     status = status_file.read_text(errors="replace") if status_file.exists() else ""
     units = show_units()
+    ssh_client, ssh_port = ssh_session(root / "proc")
     passwd_file = root / "etc/passwd"
     passwd = passwd_file.read_text(errors="replace") if passwd_file.exists() else ""
     resolv_conf = root / "etc/resolv.conf"
@@ -229,6 +268,8 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
         "port_25": foreign_listener(25, root / "proc"),
         "port_80": foreign_listener(80, root / "proc"),
         "acme_certificate": (root / "etc/letsencrypt/renewal/mailroom.conf").exists(),
+        "ssh_ports": sorted({*ssh_ports(root / "proc"), ssh_port} - {0}),
+        "ssh_client": ssh_client,
         "effective_user_id": os.geteuid(),
         "time_epoch": int(time.time()),
     }

@@ -1,9 +1,12 @@
-"""What else runs on the mail host: its resolver."""
+"""What else runs on the mail host: its resolver, its firewall, its bans."""
 
 from __future__ import annotations
 
 import os
 import smtplib
+import socket
+import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from email.message import EmailMessage
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.story import ROOT, WAIT, Hosts
+from tests.story import ROOT, WAIT, Host, Hosts, StoryError
 
 pytestmark = pytest.mark.hosts
 
@@ -28,7 +31,7 @@ def mail_host(command: str) -> str:
 def known_here() -> Iterator[str]:
     """A domain that unbound on the mail host knows and nobody else; it forbids others to write in its name."""
     name = f"{uuid.uuid4().hex}.customer.example"
-    for record in (f"{name}. 60 IN MX 10 mx.customer.example.", f"_dmarc.{name}. 60 IN TXT \"v=DMARC1; p=reject\""):
+    for record in (f"{name}. 60 IN MX 10 mx.customer.example.", f'_dmarc.{name}. 60 IN TXT "v=DMARC1; p=reject"'):
         mail_host(f"unbound-control local_data '{record}'")
     yield name
     mail_host(f"unbound-control local_data_remove {name} && unbound-control local_data_remove _dmarc.{name}")
@@ -66,3 +69,53 @@ class TestResolver:
     def test_it_asks_on_both_protocols(self) -> None:
         listening = mail_host("ss --no-header --listening --numeric --udp 'sport = :53' | awk '{print $4}'").split()
         assert sorted(listening) == ["127.0.0.1:53", "[::1]:53"]
+
+
+# Six clients at a time, since Dovecot slows down one address that sends wrong passwords one after the other.
+GUESS = """
+import base64, concurrent.futures, imaplib, smtplib, ssl, sys
+tls = ssl._create_unverified_context()
+def imap():
+    session = imaplib.IMAP4_SSL(sys.argv[1], ssl_context=tls, timeout=60)
+    try: session.login("prod", "wrong")
+    except imaplib.IMAP4.error: session.shutdown()
+def smtp():
+    session = smtplib.SMTP_SSL(sys.argv[1], context=tls, timeout=60)
+    session.ehlo()
+    session.docmd("AUTH", "PLAIN " + base64.b64encode(b"\\0prod\\0wrong").decode())
+with concurrent.futures.ThreadPoolExecutor(6) as pool:
+    for work in [pool.submit({"imap": imap, "smtp": smtp}[sys.argv[2]]) for _ in range(6)]:
+        work.exception()
+"""
+
+
+def guess(host: Host, protocol: str) -> None:
+    """Send wrong passwords from a host."""
+    config = str(HOSTS.secrets / "ssh" / "config")
+    command = ["ssh", "-F", config, "-o", "BatchMode=yes", host.name, "python3", "-", MAIL.address, protocol]
+    subprocess.run(command, input=GUESS, text=True, check=True)
+
+
+@pytest.mark.parametrize(("protocol", "jail"), [("imap", "mailroom-dovecot"), ("smtp", "mailroom-postfix")])
+def test_who_guesses_passwords_is_banned_but_never_odoo(protocol: str, jail: str) -> None:
+    try:
+        guess(HOSTS.odoo, protocol)
+        guess(HOSTS.outside, protocol)
+        deadline = time.monotonic() + WAIT
+        while HOSTS.outside.address not in (banned := mail_host(f"fail2ban-client get {jail} banip").split()):
+            assert time.monotonic() < deadline, f"nobody but {banned} is banned"
+        assert HOSTS.odoo.address not in banned
+        reached = "import socket; socket.create_connection(('" + MAIL.address + "', 993), 5)"
+        with pytest.raises(StoryError):
+            HOSTS.ssh(HOSTS.outside, f'python3 -c "{reached}"')
+        HOSTS.ssh(HOSTS.odoo, f'python3 -c "{reached}"')
+    finally:
+        mail_host("fail2ban-client unban --all")
+
+
+def test_the_firewall_lets_in_what_is_served_and_nothing_else() -> None:
+    """With a drop the connection is not even refused."""
+    for port in (22, 25, 465, 587, 993):
+        socket.create_connection((MAIL.address, port), timeout=WAIT).close()
+    with pytest.raises(TimeoutError):
+        socket.create_connection((MAIL.address, 4190), timeout=1)

@@ -160,6 +160,8 @@ def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixtur
         "distribution_major_version",
         "distribution_release",
         "effective_user_id",
+        "ssh_ports",
+        "ssh_client",
         "packages",
         "users",
         "services",
@@ -229,3 +231,22 @@ def test_local_users_are_named(tmp_path: Path) -> None:
     (tmp_path / "proc/net").mkdir(parents=True)
 
     assert mail_host_facts.facts(tmp_path)["users"] == ["root", "vmail"]
+
+
+def test_who_came_over_ssh_is_known_even_below_sudo(proc: Path) -> None:
+    for pid, parent, environ in (
+        (30, 20, b"HOME=/root\0"),
+        (20, 1, b"SSH_CONNECTION=2001:db8::7 50000 2001:db8::25 2222\0"),
+    ):
+        process(proc, pid, "sh", "/bin/sh")
+        (proc / str(pid) / "environ").write_bytes(environ)
+        (proc / str(pid) / "stat").write_text(f"{pid} (a) b) S {parent} 0 0")
+    assert mail_host_facts.ssh_session(proc, 30) == ("2001:db8::7", 2222)
+    assert mail_host_facts.ssh_session(proc, 99) == ("", 0)
+
+
+def test_the_ports_of_ssh_are_those_its_server_listens_on(proc: Path) -> None:
+    (proc / "net/tcp").write_text(HEADER + row(0, "00000000:0016", "0A", 7) + row(1, "00000000:08AE", "0A", 8))
+    process(proc, 10, "sshd", "/usr/sbin/sshd", "socket:[7]", "socket:[8]")
+    process(proc, 11, "master", "/usr/lib/postfix/sbin/master", "socket:[9]")
+    assert mail_host_facts.ssh_ports(proc) == [22, 2222]
