@@ -23,6 +23,8 @@ ZONE_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_/-]{0,61}[a-z0-9])?")  # reverse zon
 # What Odoo allows in a database's name (odoo/addons/web/controllers/database.py).
 DATABASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 MODEL = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*")
+# An entry of Postfix's postscreen_dnsbl_sites: a list, the answers that count, and their weight.
+DNSBL = re.compile(r"(?P<list>[^=*]+)(=(?P<answers>[0-9.\[\];]+))?(\*-?[0-9]{1,3})?")
 # Kept for those who run the domain (RFC 2142); where they go is the domain's `postmaster`.
 RESERVED = ("postmaster", "abuse")
 BOTH = ", and mail about Odoo's records goes into Odoo, a person's own mail to the person"
@@ -566,6 +568,25 @@ def resolver_problems(forwarders: object, zones: object, anchors: object) -> lis
     return problems.lines
 
 
+def _dnsbl_problem(site: str) -> str:
+    found = DNSBL.fullmatch(site)
+    if not found or domain_problem(found["list"]):
+        return "is no list: write one such as zen.spamhaus.org=127.0.0.[2..11]*3"
+    if not found["answers"]:  # 127.255.255.254 is what Spamhaus answers to a resolver that asks too much
+        return "counts every answer, errors too, and would refuse all mail: write which do, such as =127.0.0.[2..11]"
+    if not found["answers"].startswith("127."):
+        return "counts answers that no list gives: write which do, such as =127.0.0.[2..11]"
+    return ""
+
+
+def dnsbl_problems(sites: object) -> list[str]:
+    """Problems of `postfix_dnsbl_sites`, one line each. Takes anything, raises nothing."""
+    problems = Problems()
+    for place, (_, site) in enumerate(problems.items("postfix_dnsbl_sites", sites)):
+        problems.text(f"postfix_dnsbl_sites[{place}]", site, _dnsbl_problem, "remove the empty entry")
+    return problems.lines
+
+
 def _key_name_problem(name: str) -> str:
     labels = name.lower().removesuffix(".").split(".")
     return "" if all(ZONE_LABEL.fullmatch(label) for label in labels) else "is no name of a key: see your name server"
@@ -677,6 +698,7 @@ class FilterModule:
         """The filters by name."""
         return {
             "askable_databases": askable_databases,
+            "dnsbl_problems": dnsbl_problems,
             "host_problems": host_problems,
             "inventory_problems": inventory_problems,
             "mailbox_problems": mailbox_problems,

@@ -14,6 +14,7 @@ from filter_plugins.problems import (
     FilterModule,
     address_problem,
     askable_databases,
+    dnsbl_problems,
     domain_problem,
     host_problem,
     host_problems,
@@ -631,9 +632,10 @@ ANYTHING = st.recursive(
 
 @given(ANYTHING | st.lists(ANYTHING, max_size=3))
 def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
+    postfix = dnsbl_problems(value)
     mailboxes = mailbox_problems(value, value)
     resolver = resolver_problems(value, value, value)
-    for lines in (inventory_problems(value), zone_problems(value), host_problems(value), mailboxes, resolver):
+    for lines in (inventory_problems(value), zone_problems(value), host_problems(value), mailboxes, resolver, postfix):
         for line in lines:
             assert isinstance(line, str)
             assert len(line.splitlines()) == 1
@@ -747,9 +749,37 @@ def test_nothing_in_a_sound_oauth_makes_a_filter_fail(key: str, value: Any) -> N
     assert all(line.isprintable() for line in lines)
 
 
+def test_sound_lists_of_bad_addresses_have_no_problems() -> None:
+    assert (
+        dnsbl_problems(
+            ["zen.spamhaus.org=127.0.0.[2..11]*3", "list.example.com=127.0.0.2", "ok.example.com=127.0.0.1*-2"]
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("site", "problem"),
+    [
+        ("zen.spamhaus.org", "counts every answer, errors too, and would refuse all mail"),
+        ("zen.spamhaus.org*3", "counts every answer"),
+        ("zen.spamhaus.org=0.0.0.0", "counts answers that no list gives"),
+        ("https://list.example", "is no list: write one such as zen.spamhaus.org=127.0.0.[2..11]*3"),
+        ("list.example.com=127.0.0.2 other.example.com", "is no list"),
+        ("", "is missing: remove the empty entry"),
+        (3, "is a number, not text"),
+    ],
+)
+def test_a_list_of_bad_addresses_with_a_problem(site: Any, problem: str) -> None:
+    (line,) = dnsbl_problems([site])
+    assert line.startswith("postfix_dnsbl_sites[0]: ")
+    assert problem in line
+
+
 def test_the_filters_have_names() -> None:
     assert sorted(FilterModule().filters()) == [
         "askable_databases",
+        "dnsbl_problems",
         "host_problems",
         "inventory_problems",
         "mailbox_problems",
