@@ -95,6 +95,60 @@ def people_transports(databases: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return transports
 
 
+def smarthosts(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each smarthost of `postfix_smarthosts` as Postfix needs it, all keys filled in.
+
+    `service` (its name in master.cf), `next_hop` ([host]:port), `tls` (on_connect or starttls), `login` and `password`
+    ("" when it asks for none), `domains` (of senders; [] for all that no other has). Raises ValueError for no host.
+    """
+    found: list[dict[str, Any]] = []
+    for number, entry in enumerate(entries, 1):
+        tls = entry.get("tls") or "on_connect"
+        host = _host(entry["host"], "postfix_smarthosts")
+        port = entry.get("port") or {"on_connect": 465, "starttls": 587}[tls]
+        found.append(
+            {
+                "service": f"smarthost{number}",
+                "next_hop": f"[{host}]:{port}",
+                "tls": tls,
+                "login": entry.get("login") or "",
+                "password": entry.get("password") or "",
+                "domains": [_host(domain, f"postfix_smarthosts, {host}") for domain in entry.get("domains") or []],
+            }
+        )
+    return found
+
+
+def default_transport(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Postfix's default_transport: the smarthost without domains, else each recipient's own mail server.
+
+    Mail without a sender, which Postfix's own reports are, goes this way, too.
+    """
+    found = [f"{each['service']}:{each['next_hop']}" for each in smarthosts(entries) if not each["domains"]]
+    return found[0] if found else "smtp"
+
+
+def smarthost_transports(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Postfix's sender_dependent_default_transport_maps: the domains of senders with their smarthost."""
+    return {
+        f"@{domain}": f"{each['service']}:{each['next_hop']}"
+        for each in smarthosts(entries)
+        for domain in each["domains"]
+    }
+
+
+def smarthost_passwords(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Postfix's smtp_sasl_password_maps: `login:password` by the sender's domain, else by the smarthost.
+
+    Only the services of smarthosts log in at all, so that no other server is ever shown what belongs to a domain.
+    """
+    logins: dict[str, str] = {}
+    for each in smarthosts(entries):
+        keys = [f"@{domain}" for domain in each["domains"]] or [each["next_hop"]]
+        logins.update({key: f"{each['login']}:{each['password']}" for key in keys if each["login"]})
+    return logins
+
+
 def _odoo_names(entry: Mapping[str, Any], former: Iterable[object], where: str) -> set[str]:
     """Local parts of a domain whose mail goes to Odoo."""
     names = [entry.get(key) or default for key, default in OWN_NAMES.items()]
@@ -143,9 +197,13 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
         return {
+            "default_transport": default_transport,
             "domain_databases": domain_databases,
             "forwards": forwards,
             "people_transports": people_transports,
             "recipients": recipients,
             "sender_logins": sender_logins,
+            "smarthost_passwords": smarthost_passwords,
+            "smarthost_transports": smarthost_transports,
+            "smarthosts": smarthosts,
         }

@@ -68,6 +68,7 @@ MAILBOX_KEYS = (
     "quarantine",
 )
 OAUTH_KEYS = ("token_url", "client_id", "client_secret", "refresh_token", "scope", "grant", "ca_file")
+SMARTHOST_KEYS = ("host", "port", "tls", "login", "password", "domains")
 ALIAS_KEYS = ("name", "model", "record", "contact")
 PERSON_KEYS = ("name", "relay_to")
 FORWARD_ZONE_KEYS = ("name", "servers")
@@ -568,6 +569,68 @@ def resolver_problems(forwarders: object, zones: object, anchors: object) -> lis
     return problems.lines
 
 
+def _smarthost_host_problem(name: str) -> str:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return domain_problem(name).replace("domain", "host name")
+    return "is an address: write the server's name, which its certificate has"
+
+
+def _smarthost_port_problem(port: object, tls: object) -> str:
+    """What keeps a port from being one, or from being one for that kind of TLS; "" when nothing."""
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+        return f"{shown(port)} is no port: a number from 1 to 65535"
+    if tls == "on_connect" and port in (25, 587):
+        return f"{port} begins without TLS: write tls: starttls"
+    return "465 begins with TLS: leave tls out" if tls == "starttls" and port == 465 else ""
+
+
+def smarthost_problems(smarthosts: object, databases: object) -> list[str]:
+    """Problems of `postfix_smarthosts`, one line each. Takes anything, raises nothing, shows no secret."""
+    problems = Problems()
+    domains = [
+        domain["name"]
+        for database in entries_of(databases)
+        if isinstance(database, Mapping)
+        for domain in _whole(database.get("domains"), ["name"])
+    ]
+    taken: set[str] = set()
+    catches_all = False
+    for place, (_, entry) in enumerate(problems.items("postfix_smarthosts", smarthosts)):
+        host = entry.get("host") if isinstance(entry, Mapping) else None
+        variable = f"postfix_smarthosts[{host if is_text(host) and host.isprintable() else place}]"
+        smarthost = problems.dictionary(variable, entry, SMARTHOST_KEYS)
+        if smarthost is None:
+            continue
+        problems.text(f"{variable}.host", host, _smarthost_host_problem, "name the provider's server")
+        tls = problems.text(f"{variable}.tls", smarthost.get("tls", "on_connect"), _one_of("on_connect", "starttls"))
+        port = smarthost.get("port", 587 if tls == "starttls" else 465)
+        if problem := _smarthost_port_problem(port, tls):
+            problems.add(f"{variable}.port", problem)
+        both = port != 25 or not is_empty(smarthost.get("login")) or not is_empty(smarthost.get("password"))
+        remedy = "give the login at the server (only on port 25 may it know this host by its address)" if both else ""
+        login = problems.text(f"{variable}.login", smarthost.get("login"), missing=remedy)
+        if ":" in login or not login.isprintable() or login.strip() != login:
+            problems.add(f"{variable}.login", f"{shown(login)} cannot be kept: no colon, nor a space at its ends")
+        remedy = "give the login's password, from Ansible Vault" if both else ""
+        password = problems.text(f"{variable}.password", smarthost.get("password"), missing=remedy)  # never shown
+        if not password.isprintable() or password.strip() != password:
+            problems.add(f"{variable}.password", "cannot be kept: it has a space at its ends or a control character")
+        own = list(problems.items(f"{variable}.domains", smarthost.get("domains")))
+        if not own and catches_all:
+            problems.add(variable, "is the second without domains: say which senders' mail it takes")
+        catches_all = catches_all or not own
+        for number, (_, domain) in enumerate(own):
+            where = f"{variable}.domains[{number}]"
+            name = problems.text(where, domain, _one_of(*domains), "remove the empty entry")
+            if name in taken:
+                problems.add(where, f"{name} is given twice: a domain has one smarthost")
+            elif name:
+                taken.add(name)
+    return problems.lines
+
+
 def _dnsbl_problem(site: str) -> str:
     found = DNSBL.fullmatch(site)
     if not found or domain_problem(found["list"]):
@@ -706,5 +769,6 @@ class FilterModule:
             "problem_count": problem_count,
             "problem_list": problem_list,
             "resolver_problems": resolver_problems,
+            "smarthost_problems": smarthost_problems,
             "zone_problems": zone_problems,
         }

@@ -126,6 +126,49 @@ def test_two_databases_cannot_share_a_domain() -> None:
         addresses.domain_databases([database(), database("test")])
 
 
+SMARTHOSTS: list[dict[str, Any]] = [
+    {"host": "smtp.Provider.example", "login": "prod", "password": "it's: # a secret"},
+    {"host": "relay.provider.example", "port": 25, "tls": "starttls", "domains": ["erp.example.com"]},
+    {
+        "host": "smtp.provider.example",
+        "tls": "starttls",
+        "login": "x",
+        "password": "y",
+        "domains": ["Example.com", "b.example"],
+    },
+]
+
+
+def test_each_smarthost_is_a_service_of_its_own() -> None:
+    found = addresses.smarthosts(SMARTHOSTS)
+    assert [(each["service"], each["next_hop"], each["tls"]) for each in found] == [
+        ("smarthost1", "[smtp.provider.example]:465", "on_connect"),
+        ("smarthost2", "[relay.provider.example]:25", "starttls"),
+        ("smarthost3", "[smtp.provider.example]:587", "starttls"),
+    ]
+
+
+def test_the_smarthost_without_domains_takes_what_is_left() -> None:
+    assert addresses.default_transport(SMARTHOSTS) == "smarthost1:[smtp.provider.example]:465"
+    assert addresses.default_transport(SMARTHOSTS[1:]) == addresses.default_transport([]) == "smtp"
+
+
+def test_a_sender_has_the_smarthost_of_the_domain() -> None:
+    assert addresses.smarthost_transports(SMARTHOSTS) == {
+        "@erp.example.com": "smarthost2:[relay.provider.example]:25",
+        "@example.com": "smarthost3:[smtp.provider.example]:587",
+        "@b.example": "smarthost3:[smtp.provider.example]:587",
+    }
+
+
+def test_a_login_is_for_the_senders_of_the_domain_or_for_the_rest() -> None:
+    assert addresses.smarthost_passwords(SMARTHOSTS) == {
+        "[smtp.provider.example]:465": "prod:it's: # a secret",
+        "@example.com": "x:y",
+        "@b.example": "x:y",
+    }
+
+
 def test_the_filters_are_the_functions() -> None:
     for name, function in addresses.FilterModule().filters().items():
         assert function is getattr(addresses, name)

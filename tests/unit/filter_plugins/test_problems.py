@@ -25,6 +25,7 @@ from filter_plugins.problems import (
     problem_count,
     problem_list,
     resolver_problems,
+    smarthost_problems,
     url_problem,
     zone_problems,
 )
@@ -632,7 +633,7 @@ ANYTHING = st.recursive(
 
 @given(ANYTHING | st.lists(ANYTHING, max_size=3))
 def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
-    postfix = dnsbl_problems(value)
+    postfix = [*smarthost_problems(value, value), *dnsbl_problems(value)]
     mailboxes = mailbox_problems(value, value)
     resolver = resolver_problems(value, value, value)
     for lines in (inventory_problems(value), zone_problems(value), host_problems(value), mailboxes, resolver, postfix):
@@ -749,6 +750,67 @@ def test_nothing_in_a_sound_oauth_makes_a_filter_fail(key: str, value: Any) -> N
     assert all(line.isprintable() for line in lines)
 
 
+SMARTHOST: dict[str, Any] = {
+    "host": "smtp.provider.example",
+    "port": 2525,
+    "tls": "starttls",
+    "login": "info@example.com",
+    "password": "hunter2 # with: all sorts",
+    "domains": ["example.com"],
+}
+
+
+def test_sound_smarthosts_have_no_problems() -> None:
+    assert smarthost_problems(None, None) == []
+    by_address = {"host": "relay.provider.example", "port": 25, "tls": "starttls", "domains": ["erp.example.com"]}
+    default = {"host": "smtp.provider.example", "login": "prod", "password": "hunter2"}
+    assert smarthost_problems([SMARTHOST, by_address, default], [SOUND]) == []
+
+
+@pytest.mark.parametrize(
+    ("smarthost", "problem"),
+    [
+        ({**SMARTHOST, "host": None}, "postfix_smarthosts[0].host: is missing: name the provider's server"),
+        ({**SMARTHOST, "host": "192.0.2.1"}, ".host: '192.0.2.1' is an address: write the server's name"),
+        ({**SMARTHOST, "host": "[smtp.provider.example]"}, "is no host name"),
+        ({**SMARTHOST, "tls": "may"}, "'may' cannot be: use one of on_connect, starttls"),
+        ({**SMARTHOST, "tls": True}, ".tls: is true or false, not text"),
+        ({**SMARTHOST, "port": 0}, ".port: 0 is no port"),
+        ({**SMARTHOST, "port": "465"}, ".port: '465' is no port"),
+        ({**SMARTHOST, "port": 465}, ".port: 465 begins with TLS: leave tls out"),
+        ({**SMARTHOST, "port": 587, "tls": "on_connect"}, ".port: 587 begins without TLS: write tls: starttls"),
+        ({**SMARTHOST, "login": None}, ".login: is missing: give the login at the server (only on port 25"),
+        ({**SMARTHOST, "port": 25, "login": None}, ".login: is missing"),
+        ({**SMARTHOST, "login": "a:b"}, ".login: 'a:b' cannot be kept: no colon"),
+        ({**SMARTHOST, "password": None}, ".password: is missing: give the login's password, from Ansible Vault"),
+        ({**SMARTHOST, "port": 25, "password": ""}, ".password: is missing"),
+        ({**SMARTHOST, "password": 1234}, ".password: is a number, not text"),
+        ({**SMARTHOST, "password": "hunter2\n"}, ".password: cannot be kept: it has a space at its ends or a control"),
+        ({**SMARTHOST, "pasword": "x"}, "has no 'pasword': write password"),
+        ({**SMARTHOST, "domains": "example.com"}, ".domains: is text, not a list"),
+        ({**SMARTHOST, "domains": ["other.example"]}, "domains[0]: 'other.example' cannot be: use one of example.com"),
+        ({**SMARTHOST, "domains": ["example.com"] * 2}, "domains[1]: example.com is given twice"),
+        ("smtp.provider.example", "postfix_smarthosts[0]: is text, not a dictionary"),
+    ],
+)
+def test_a_smarthost_with_a_problem(smarthost: Any, problem: str) -> None:
+    (line,) = smarthost_problems([smarthost], [SOUND])
+    assert problem in line
+    assert line.startswith("postfix_smarthosts[")
+    assert "hunter" not in line
+
+
+def test_one_smarthost_takes_what_no_other_does() -> None:
+    default = {"host": "smtp.provider.example", "login": "prod", "password": "hunter2"}
+    (line,) = smarthost_problems([default, {**default, "host": "smtp.other.example"}], [SOUND])
+    assert line.startswith("postfix_smarthosts[smtp.other.example]: is the second without domains")
+
+
+@given(st.sampled_from(sorted(SMARTHOST)), ANYTHING)
+def test_nothing_in_a_sound_smarthost_makes_a_filter_fail(key: str, value: Any) -> None:
+    assert all(line.isprintable() for line in smarthost_problems([{**SMARTHOST, key: value}], [SOUND]))
+
+
 def test_sound_lists_of_bad_addresses_have_no_problems() -> None:
     assert (
         dnsbl_problems(
@@ -787,6 +849,7 @@ def test_the_filters_have_names() -> None:
         "problem_count",
         "problem_list",
         "resolver_problems",
+        "smarthost_problems",
         "zone_problems",
     ]
 
