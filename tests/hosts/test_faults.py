@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import os
 import smtplib
+import socket
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -20,6 +21,7 @@ HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "de
 MAIL, OUTSIDE = HOSTS.mail, HOSTS.outside
 LOGIN = HOSTS.database["name"]
 ALIAS = f"{HOSTS.domain['aliases'][0]['name']}@{HOSTS.domain['name']}"
+QUOTA = 500 << 20  # as in the inventory
 CUSTOMER = "customer@customer.example"
 STRANGER = "stranger@stranger.example"  # no policy forbids others the use of this domain (DMARC)
 
@@ -49,11 +51,17 @@ def coming() -> Iterator[EmailMessage]:
     """A stranger's message to us, removed in the end."""
     message = letter(STRANGER, ALIAS)
     yield message
+    removed(message)
+
+
+def removed(message: EmailMessage, folder: str = "INBOX") -> None:
+    """It was there, and is no longer."""
     with HOSTS.mailbox() as session:
-        session.select_folder("INBOX")
-        if uids := session.search(["HEADER", "Message-ID", message["Message-ID"]]):
-            session.delete_messages(uids)
-            session.uid_expunge(uids)
+        session.select_folder(folder)
+        uids = session.search(["HEADER", "Message-ID", message["Message-ID"]])
+        assert uids
+        session.delete_messages(uids)
+        session.uid_expunge(uids)
 
 
 @pytest.fixture
@@ -168,8 +176,9 @@ def test_without_a_resolver_mail_is_put_off_or_waits(coming: EmailMessage, going
     has_come(coming)
 
 
-def test_on_a_full_disk_mail_waits_in_the_queue(coming: EmailMessage) -> None:
+def test_on_a_full_disk_mail_waits_in_the_queue() -> None:
     """The mailbox is on a small file system for as long as it lasts."""
+    coming = letter(STRANGER, ALIAS)
     home = HOSTS.ssh(MAIL, f"doveadm user -f home {LOGIN}").strip()
     coming.set_content("Good day\n" * 15_000)
     HOSTS.ssh(
@@ -185,6 +194,37 @@ def test_on_a_full_disk_mail_waits_in_the_queue(coming: EmailMessage) -> None:
         has_come(coming)
     finally:
         HOSTS.ssh(MAIL, f"umount --lazy {home}")
+
+
+def test_mail_for_a_full_mailbox_waits_in_the_queue(coming: EmailMessage) -> None:
+    """Filled by one large message without content: the quota believes what a file's name says of its size."""
+    home = HOSTS.ssh(MAIL, f"doveadm user -f home {LOGIN}").strip()
+    filler = f"{home}/Maildir/.Filler/cur/1.M1P1.filler,S={QUOTA},W={QUOTA}:2,S"
+    early = letter(STRANGER, ALIAS)
+    take(early)
+    has_come(early)
+    HOSTS.ssh(
+        MAIL, f"doveadm mailbox create -u {LOGIN} Filler; truncate --size={QUOTA} {filler}; chown vmail: {filler}"
+    )
+    try:
+        take(coming)
+        waits(ALIAS, "host .* said: 452")
+        with HOSTS.mailbox() as mailbox:  # what came before can be routed, or it would be full forever
+            mailbox.select_folder("INBOX")
+            mailbox.move(mailbox.search(["HEADER", "Message-ID", early["Message-ID"]]), "Routed")
+        removed(early, "Routed")
+    finally:
+        HOSTS.ssh(MAIL, f"doveadm mailbox delete -u {LOGIN} Filler")
+    flush()
+    has_come(coming)
+
+
+def test_strangers_who_say_nothing_keep_nobody_out() -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(600):
+            stack.enter_context(socket.create_connection((MAIL.address, 993), WAIT))
+        with HOSTS.mailbox() as session:
+            assert session.folder_exists("Routed")
 
 
 MAIN_PIDS = {

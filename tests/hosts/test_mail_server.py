@@ -8,6 +8,7 @@ import email
 import email.policy
 import email.utils
 import os
+import re
 import smtplib
 import socket
 import time
@@ -343,7 +344,7 @@ class TestRefusals:
         with stranger() as session:
             assert answers(session, sender, f"{ALIASES[0]}@{DOMAIN}") in (450, 504, 550)
 
-    @pytest.mark.parametrize("port", [24, 110, 143, 995, 2525, 4190])
+    @pytest.mark.parametrize("port", [24, 110, 143, 995, 2525, 4190, 9900])
     @pytest.mark.parametrize("address", ADDRESSES)
     def test_nothing_else_can_be_reached(self, address: str, port: int) -> None:
         with pytest.raises(TimeoutError):
@@ -425,6 +426,18 @@ class TestMailbox:
         with contextlib.ExitStack() as stack:
             for _ in range(20):
                 stack.enter_context(opened(LOGIN))
+
+    def test_prometheus_is_told_of_a_login(self) -> None:
+        """On the host only, see TestRefusals."""
+        ask = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9900/metrics').read().decode())"
+
+        def logins() -> int:
+            (line,) = re.findall(r"^dovecot_login_total (\d+)", HOSTS.ssh(MAIL, f'python3 -c "{ask}"'), re.MULTILINE)
+            return int(line)
+
+        before = logins()
+        with opened(LOGIN):
+            assert logins() > before
 
 
 @pytest.mark.parametrize("command", ["postconf", "postfix check", "doveconf -n"])

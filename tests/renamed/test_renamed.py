@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import poplib
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
 
-from tests.story import Hosts, Story
+from tests.story import WAIT, Hosts, Story
 
 pytestmark = pytest.mark.hosts
 
@@ -33,6 +34,15 @@ def test_new_and_earlier_names_are_accepted(story: Story, name: str) -> None:
         session.mail("customer@customer.example")
 
         assert session.rcpt(f"{name}@example.com")[0] == 250
+
+
+def test_inbox_is_offered_over_pop3(story: Story) -> None:
+    hosts, name = story.hosts, story.hosts.database["name"]
+    session = poplib.POP3_SSL(hosts.mail.name, context=hosts.tls, timeout=WAIT)
+    with contextlib.closing(session):
+        session.user(name)
+        session.pass_(hosts.secret(f"mailbox-{name}"))
+        assert session.stat()[0] >= 0
 
 
 def test_a_reply_to_the_earlier_catchall_reaches_its_thread(story: Story) -> None:
