@@ -70,14 +70,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file.write_text(text)
         yield file
         if HOSTS.ssh(MAIL, "ls /etc/mailroom/acme"):  # a test has failed
-            HOSTS.site("--tags", "certificate")
+            HOSTS.site("--tags", "certificate,nftables")
     HOSTS.ssh(AUTHORITY, "systemctl stop pebble")
 
 
 def site(root: Path, **changes: object) -> str:
     """What the part of site.yml prints that is about certificates."""
     extra = ACME | {"certificate_ca_file": str(root)} | changes
-    return HOSTS.site("--tags", "certificate", "-e", json.dumps(extra))
+    return HOSTS.site("--tags", "certificate,nftables", "-e", json.dumps(extra))
 
 
 def refusal(root: Path, **changes: object) -> str:
@@ -189,7 +189,7 @@ def test_daemons_that_show_another_certificate_are_told(root: Path) -> None:
 def test_the_way_back_leaves_nothing_that_renews(root: Path, private: Path) -> None:
     assert len(serials(root)) == 1
 
-    HOSTS.site("--tags", "certificate")
+    HOSTS.site("--tags", "certificate,nftables")
 
     assert len(serials(private)) == 1
     assert "No certificates found" in HOSTS.ssh(MAIL, "certbot certificates 2>&1")

@@ -1,0 +1,58 @@
+"""What each port offers in TLS, seen by sslscan from another host: nothing old, nothing weak, no renegotiation."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.story import ROOT, Hosts
+
+pytestmark = pytest.mark.hosts
+
+HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
+# Where passwords travel: forward secrecy and authenticated encryption, alone. All clients since 2014 have these.
+STRONG = re.compile(r"TLS_(AES|CHACHA20)_\w+|(ECDHE|DHE)-(RSA|ECDSA)-\w*-?(GCM-SHA(256|384)|POLY1305|CCM)")
+
+
+def scanned(port: int, option: str) -> ET.Element:
+    """What sslscan finds out about a port of the mail host."""
+    command = f"sslscan --no-colour --xml=- --no-heartbleed {option} {HOSTS.mail.name}:{port}"
+    found = ET.fromstring(HOSTS.ssh(HOSTS.outside, command)).find("ssltest")  # noqa: S314 - our own hosts
+    assert found is not None
+    return found
+
+
+def protocols(found: ET.Element) -> set[str]:
+    """The versions that are offered."""
+    return {
+        f"{protocol.get('type')}{protocol.get('version')}"
+        for protocol in found.iter("protocol")
+        if protocol.get("enabled") == "1"
+    }
+
+
+@pytest.mark.parametrize(("port", "option"), [(465, ""), (587, "--starttls-smtp"), (993, "")])
+def test_where_passwords_travel_nothing_old_or_weak_is_offered(port: int, option: str) -> None:
+    found = scanned(port, option)
+
+    assert protocols(found) == {"tls1.2", "tls1.3"}
+    ciphers = [str(cipher.get("cipher")) for cipher in found.iter("cipher")]
+    assert len(ciphers) >= 5
+    assert [cipher for cipher in ciphers if not STRONG.fullmatch(cipher)] == []
+    assert [each.get("supported") for each in found.iter("renegotiation")] == ["0"]
+    assert [each.get("supported") for each in found.iter("compression")] == ["0"]
+    (certificate,) = found.iter("certificate")
+    assert certificate.findtext("altnames") == f"DNS:{HOSTS.mail.name}"
+    assert certificate.findtext("issuer") == "Mailroom private CA"
+
+
+def test_strangers_who_know_only_older_tls_need_not_send_in_the_clear() -> None:
+    found = scanned(25, "--starttls-smtp")
+
+    assert {"tls1.2", "tls1.3"} <= protocols(found)
+    assert not {"ssl2", "ssl3"} & protocols(found)
+    assert [each.get("supported") for each in found.iter("compression")] == ["0"]
