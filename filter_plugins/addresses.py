@@ -9,6 +9,10 @@ from typing import Any
 
 # The local mailbox of whoever runs the host. Its domain is `localhost` because every other name may be a mail domain.
 POSTMASTER = "postmaster@localhost"
+# The local mailbox of what other servers report about our mail, by machines for machines; it has a domain of its own,
+# by which Dovecot finds mailboxes. The names are those that mail_rrsets publishes.
+REPORTS = "reports@reports.localhost"
+REPORT_NAMES = ("dmarc-reports", "tls-reports")
 # RFC 2142 sections 4 and 5, RFC 5321 section 4.5.1: a mail domain has these two, whatever else it has.
 ROLE_NAMES = ("abuse", "postmaster")
 # Who gets mail at the host's own name: cron and the like write to root, people answer to Postfix's own reports.
@@ -171,7 +175,8 @@ def _listed(databases: Sequence[Mapping[str, Any]], odoo: Mapping[str, Any] | No
 def forwards(databases: Sequence[Mapping[str, Any]], odoo: Mapping[str, Any] | None, host: str) -> dict[str, str]:
     """Postfix's virtual_alias_maps: postmaster and abuse of each domain, and the host's own root, postmaster...
 
-    They go where the domain's `postmaster` says, else to the local mailbox, unless the address is Odoo's or a person's.
+    They go where the domain's `postmaster` says, else to the local mailbox, and each domain's reports to theirs, unless
+    the address is Odoo's or a person's.
     `odoo` is what preflight found in Odoo (preflight_odoo), `host` the mail host's own name.
     """
     targets = {f"{name}@{_host(host, 'inventory_hostname')}": POSTMASTER for name in HOST_NAMES}
@@ -179,6 +184,7 @@ def forwards(databases: Sequence[Mapping[str, Any]], odoo: Mapping[str, Any] | N
         forward = entry.get("postmaster")
         target = _address(forward, f"odoo_databases, postmaster of {domain}") if forward else POSTMASTER
         targets.update({f"{name}@{domain}": target for name in ROLE_NAMES})
+        targets.update({f"{name}@{domain}": REPORTS for name in REPORT_NAMES})
     taken = _listed(databases, odoo) | {POSTMASTER}
     return {address: target for address, target in sorted(targets.items()) if address not in taken}
 
@@ -188,7 +194,7 @@ def recipients(databases: Sequence[Mapping[str, Any]], odoo: Mapping[str, Any] |
 
     `odoo` and `host` as for `forwards`. Raises ValueError for what is no address, naming it and its place.
     """
-    return sorted(_listed(databases, odoo) | set(forwards(databases, odoo, host)) | {POSTMASTER})
+    return sorted(_listed(databases, odoo) | set(forwards(databases, odoo, host)) | {POSTMASTER, REPORTS})
 
 
 class FilterModule:

@@ -145,9 +145,17 @@ def mail_rrsets(
         add(
             f"_dmarc.{domain}",
             "TXT",
-            f"v=DMARC1; p={dmarc_policy}",
+            f"v=DMARC1; p={dmarc_policy}; rua=mailto:dmarc-reports@{domain}",
             "RFC 9989",
             "says what becomes of mail that only pretends to come from the domain",
+        )
+        add(
+            f"_smtp._tls.{domain}",
+            "TXT",
+            f"v=TLSRPTv1; rua=mailto:tls-reports@{domain}",
+            "RFC 8460 3",
+            "says where servers report that TLS to the mail host failed",
+            level="recommended",
         )
     return [found[key] for key in sorted(found)]
 

@@ -227,6 +227,20 @@ class TestDelivery:
         send(message, f"{name}@{DOMAIN}")
         postmaster.wait(message["Message-ID"])
 
+    @pytest.mark.parametrize("name", ["dmarc-reports", "tls-reports"])
+    def test_reports_have_a_mailbox_that_is_not_odoos_and_expire(self, mailbox: Mailbox, name: str) -> None:
+        message = mailbox.message(f"{name}@{DOMAIN}")
+        send(message, f"{name}@{DOMAIN}")
+        command = f"doveadm fetch -u reports@reports.localhost uid header message-id {message['Message-ID'][1:-1]}"
+        deadline = time.monotonic() + WAIT
+        while not HOSTS.ssh(MAIL, command):
+            assert time.monotonic() < deadline, "no report has come"
+        assert not mailbox.look("Message-ID", message["Message-ID"])
+        folder = "/var/vmail/reports/Maildir/new"
+        HOSTS.ssh(MAIL, f"touch -a -m -d '1 year ago' {folder}/* && touch {folder}/today")
+        HOSTS.ssh(MAIL, "systemd-tmpfiles --clean /etc/tmpfiles.d/mailroom-reports.conf")
+        assert HOSTS.ssh(MAIL, f"ls {folder} && rm {folder}/today").split() == ["today"]
+
     @pytest.mark.parametrize("user", ["root", "www-data"])
     def test_mail_of_the_host_itself_goes_to_the_postmaster(self, postmaster: Mailbox, user: str) -> None:
         message_id = postmaster.message(user)["Message-ID"]

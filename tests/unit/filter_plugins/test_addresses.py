@@ -33,6 +33,7 @@ def test_every_name_of_a_domain_is_a_recipient() -> None:
         "anna@example.com",
         "bob@example.com",
         "catchall@example.com",
+        "dmarc-reports@example.com",
         "mailer-daemon@mail.example.com",
         "odoo@example.com",
         "old-bounce@example.com",
@@ -40,9 +41,11 @@ def test_every_name_of_a_domain_is_a_recipient() -> None:
         "postmaster@localhost",
         "postmaster@mail.example.com",
         "reception@example.com",
+        "reports@reports.localhost",
         "returns@example.com",
         "root@mail.example.com",
         "sales@example.com",
+        "tls-reports@example.com",
     ]
 
 
@@ -81,11 +84,15 @@ def test_postmaster_and_abuse_are_local_unless_forwarded() -> None:
         "abuse@b.example": "admin@elsewhere.example",
         "abuse@example.com": addresses.POSTMASTER,
         "abuse@mail.example.com": addresses.POSTMASTER,
+        "dmarc-reports@b.example": addresses.REPORTS,
+        "dmarc-reports@example.com": addresses.REPORTS,
         "mailer-daemon@mail.example.com": addresses.POSTMASTER,
         "postmaster@b.example": "admin@elsewhere.example",
         "postmaster@example.com": addresses.POSTMASTER,
         "postmaster@mail.example.com": addresses.POSTMASTER,
         "root@mail.example.com": addresses.POSTMASTER,
+        "tls-reports@b.example": addresses.REPORTS,
+        "tls-reports@example.com": addresses.REPORTS,
     }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from filter_plugins.addresses import REPORT_NAMES
 from filter_plugins.mail_rrsets import RRset, mail_domains, mail_hosts, mail_rrsets, public_keys
 
 HOST = {"name": "mail.example.com", "ipv4": "192.0.2.25", "ipv6": "2001:db8::25"}
@@ -36,8 +38,14 @@ def test_one_domain_on_one_host() -> None:
         ("example.com.", "MX"): ["10 mail.example.com."],
         ("example.com.", "TXT"): ["v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ~all"],
         ("mailroom1._domainkey.example.com.", "TXT"): ["v=DKIM1; k=rsa; h=sha256; s=email; p=MIIexample.com"],
-        ("_dmarc.example.com.", "TXT"): ["v=DMARC1; p=quarantine"],
+        ("_dmarc.example.com.", "TXT"): ["v=DMARC1; p=quarantine; rua=mailto:dmarc-reports@example.com"],
+        ("_smtp._tls.example.com.", "TXT"): ["v=TLSRPTv1; rua=mailto:tls-reports@example.com"],
     }
+
+
+def test_reports_go_where_they_are_accepted() -> None:
+    records = " ".join(value for one in rrsets("example.com").values() for value in one["values"])
+    assert sorted(re.findall(r"rua=mailto:([a-z-]+)@example\.com", records)) == list(REPORT_NAMES)
 
 
 def test_only_text_beside_which_others_may_write_is_shared() -> None:
@@ -65,7 +73,7 @@ def test_every_host_receives_and_sends_the_mail_of_every_domain() -> None:
 def test_a_domain_of_two_databases_is_published_once() -> None:
     twice = [*databases("example.com", "Example.com."), *databases("example.com")]
     assert mail_domains(twice) == ["example.com"]
-    assert len(mail_rrsets(twice, [HOST], keys("example.com"))) == 9
+    assert len(mail_rrsets(twice, [HOST], keys("example.com"))) == 10
 
 
 def test_a_host_that_is_given_twice_is_published_once() -> None:
@@ -85,7 +93,7 @@ def test_addresses_are_written_in_their_shortest_form() -> None:
 def test_ttl_and_dmarc_policy_can_be_chosen() -> None:
     found = rrsets("example.com", ttl=300, dmarc_policy="reject")
     assert {one["ttl"] for one in found.values()} == {300}
-    assert found["_dmarc.example.com.", "TXT"]["values"] == ["v=DMARC1; p=reject"]
+    assert found["_dmarc.example.com.", "TXT"]["values"] == ["v=DMARC1; p=reject; rua=mailto:dmarc-reports@example.com"]
 
 
 def test_the_order_does_not_depend_on_the_inventory() -> None:
