@@ -119,3 +119,18 @@ def test_the_firewall_lets_in_what_is_served_and_nothing_else() -> None:
         socket.create_connection((MAIL.address, port), timeout=WAIT).close()
     with pytest.raises(TimeoutError):
         socket.create_connection((MAIL.address, 4190), timeout=1)
+
+
+def test_the_hosts_let_the_key_in_whoever_owns_it_outside() -> None:
+    """./demo under sudo gives its files back to whoever called it, and they use the hosts afterwards."""
+    ssh = ROOT / "inventory" / "demo" / "secrets" / "ssh"
+    key = ssh / "id_ed25519.pub"
+    before = key.stat()
+    os.chown(key, 65534, 65534)
+    try:
+        for host in ("mail", "dns", "odoo", "outside"):
+            command = ["ssh", "-F", ssh / "config", "-o", "BatchMode=yes", "-o", "ControlPath=none", host, "true"]
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT)
+            assert done.returncode == 0, f"{host}: {done.stderr}"
+    finally:
+        os.chown(key, before.st_uid, before.st_gid)
