@@ -129,7 +129,7 @@ def test_the_hosts_let_the_key_in_whoever_owns_it_outside() -> None:
     os.chown(key, 65534, 65534)
     try:
         for host in ("mail", "dns", "odoo", "outside"):
-            command = ["ssh", "-F", ssh / "config", "-o", "BatchMode=yes", "-o", "ControlPath=none", host, "true"]
+            command = ["ssh", "-F", str(ssh / "config"), "-o", "BatchMode=yes", "-o", "ControlPath=none", host, "true"]
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT)
             assert done.returncode == 0, f"{host}: {done.stderr}"
     finally:
