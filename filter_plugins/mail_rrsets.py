@@ -170,4 +170,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"mail_hosts": mail_hosts, "mail_rrsets": mail_rrsets, "public_keys": public_keys}
+        return {
+            "mail_domains": mail_domains,
+            "mail_hosts": mail_hosts,
+            "mail_rrsets": mail_rrsets,
+            "public_keys": public_keys,
+        }

@@ -1,0 +1,234 @@
+#!/usr/bin/python
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Look at the mail records as the world sees them, and say what is right and wrong."""
+
+from __future__ import annotations
+
+import http.client
+import smtplib
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+MISSING = ""
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    from module_utils import dns_plan, dns_world, dns_zone, mail_checks
+else:
+    try:
+        from ansible.module_utils import dns_plan, dns_world, dns_zone, mail_checks
+        from cryptography import x509
+        from cryptography.hazmat.primitives import serialization
+    except ImportError as error:
+        MISSING = str(error)
+
+DOCUMENTATION = r"""
+module: dns_verify
+short_description: Look at the mail records as the world sees them
+description:
+  - Runs on the control node and needs dnspython. Asks a resolver, and every name server of the zones, for all that
+    matters to mail, and compares it with what the inventory and the keys say. Changes nothing.
+  - Records are compared for equality. SPF is evaluated as receivers do, for our addresses and for a stranger's. TLSA is
+    compared with the certificate that port 25 shows, an MTA-STS policy with the MX records.
+options:
+  records:
+    description: What is wanted, as the filter C(mail_rrsets) answers it.
+    type: list
+    elements: dict
+    required: true
+  hosts:
+    description: The mail hosts, each with C(name), C(ipv4) and C(ipv6).
+    type: list
+    elements: dict
+    required: true
+  domains: {description: The domains of mail., type: list, elements: str, required: true}
+  zones: {description: Names of the zones that are ours to write., type: list, elements: str, default: []}
+  resolver: {description: 'Address of the resolver to ask, by default that of this machine.', type: str, default: ''}
+  resolver_port: {description: Its port., type: int, default: 53}
+  issuer: {description: 'The authority''s name in CAA that has to be allowed, if any.', type: str, default: ''}
+  block_lists: {description: DNS block lists to look the addresses up in., type: list, elements: str, default: []}
+  timeout: {description: Seconds that an answer may take., type: float, default: 5}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
+author: Mailroom contributors
+"""
+
+EXAMPLES = r"""
+- name: Look at the mail records
+  dns_verify:
+    records: "{{ odoo_databases | mail_rrsets(dns_records_hosts, dns_records_dkim) }}"
+    hosts: "{{ dns_records_hosts }}"
+    domains: [example.com]
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+findings:
+  description: What each check found; those that fail are last.
+  returned: always
+  type: list
+  elements: dict
+  sample: [{name: example.com, check: MX, verdict: ok, whose: managed, text: 10 mail.example.com.}]
+table:
+  description: The findings as lines of a table, and how many there are of each verdict.
+  returned: always
+  type: list
+  elements: str
+failing:
+  description: How many of them fail.
+  returned: always
+  type: int
+  sample: 0
+"""
+
+ORDER = ("ok", "advice", "unknown", "fails")
+MAX_POLICY = 65536  # bytes; RFC 8461 section 3.3
+
+
+def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask everything at the same time; answer what the module answers."""
+    world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
+    hosts = {
+        _bare(host["name"]): [host[family] for family in ("ipv4", "ipv6") if host.get(family)]
+        for host in parameters["hosts"]
+    }
+    expected = mail_checks.Expected(
+        domains=list(dict.fromkeys(map(_bare, parameters["domains"]))),
+        hosts=hosts,
+        wanted=[(_wanted(record), record.get("level", "required")) for record in parameters["records"]],
+        zones=[dns_zone.absolute(zone) for zone in parameters["zones"]],
+        issuer=parameters["issuer"],
+    )
+    timeout = parameters["timeout"]
+    jobs = mail_checks.checks(expected, world)
+    jobs += [partial(_certificate, expected, world, host, timeout) for host in hosts]
+    jobs += [partial(_policy, expected, world, domain, timeout) for domain in expected.domains]
+    jobs += [
+        partial(mail_checks.block_list, world, address, zone)
+        for zone in parameters["block_lists"]
+        for addresses in hosts.values()
+        for address in addresses
+    ]
+    with ThreadPoolExecutor(32) as pool:
+        findings = [finding for found in pool.map(lambda job: job(), jobs) for finding in found]
+    findings = list(dict.fromkeys(findings))
+    findings.sort(key=lambda one: (ORDER.index(one.verdict), one.name.split(".")[::-1], one.check))
+    return {
+        "findings": [asdict(finding) for finding in findings],
+        "table": table(findings),
+        "failing": sum(finding.verdict == "fails" for finding in findings),
+        "changed": False,
+    }
+
+
+def table(findings: Sequence[mail_checks.Finding]) -> list[str]:
+    """The findings as aligned lines, and a last line that counts them."""
+    rows = [(finding.verdict, finding.whose, finding.check, finding.name) for finding in findings]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), finding.text])
+        for row, finding in zip(rows, findings, strict=True)
+    ]
+    counts = [(sum(finding.verdict == verdict for finding in findings), verdict) for verdict in ORDER]
+    return [*lines, f"{len(rows)} checks: " + ", ".join(f"{count} {verdict}" for count, verdict in counts if count)]
+
+
+def _certificate(
+    expected: mail_checks.Expected, world: dns_world.World, host: str, timeout: float
+) -> list[mail_checks.Finding]:
+    """Compare the TLSA records, if there are any, with what port 25 shows."""
+    if not world.ask(f"_25._tcp.{host}", "TLSA").values:
+        return []
+    context = ssl.create_default_context()  # DANE needs no authority: the certificate itself is what is looked at
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with smtplib.SMTP(host, 25, timeout=timeout) as session:
+            session.starttls(context=context)
+            shown = session.sock.getpeercert(binary_form=True) if isinstance(session.sock, ssl.SSLSocket) else None
+        certificate = x509.load_der_x509_certificate(shown or b"")
+    except (OSError, smtplib.SMTPException, ValueError) as error:
+        text = f"{host} port 25 shows no certificate from here ({error})"
+        name = f"_25._tcp.{host}"
+        return [mail_checks.Finding(name, "TLSA", "unknown", expected.whose(f"{name}."), text)]
+    encoding = serialization.Encoding.DER
+    key = certificate.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return mail_checks.served_certificate(expected, world, host, certificate.public_bytes(encoding), key)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A policy must not be taken from elsewhere (RFC 8461 section 3.3)."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Follow none."""
+
+
+def _policy(
+    expected: mail_checks.Expected, world: dns_world.World, domain: str, timeout: float
+) -> list[mail_checks.Finding]:
+    """Compare the MTA-STS policy, if there is a record, with the MX records."""
+    if not world.ask(f"_mta-sts.{domain}", "TXT").values:
+        return []
+    url = f"https://mta-sts.{domain}/.well-known/mta-sts.txt"
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(url, timeout=timeout) as response:
+            policy = response.read(MAX_POLICY).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException, urllib.error.URLError) as error:
+        policy = f"! {url}: {error}"
+    return mail_checks.served_policy(expected, world, domain, policy)
+
+
+def _wanted(record: Mapping[str, Any]) -> dns_plan.Wanted:
+    """A wanted record set in its canonical spelling. Raises ValueError when it is none."""
+    kind = record["type"].upper()
+    values = frozenset(dns_zone.to_value(dns_zone.to_rdata(kind, value)) for value in record["values"])
+    shared = record.get("ownership") == "shared"
+    return dns_plan.Wanted(dns_zone.absolute(record["name"]), kind, dns_plan.RRset(record["ttl"], values), shared)
+
+
+def _bare(name: str) -> str:
+    """A name in lower case without the final dot."""
+    return name.lower().rstrip(".")
+
+
+def main() -> None:
+    """Ansible's door to `run`."""
+    text = {"type": "str", "default": ""}
+    dicts = {"type": "list", "elements": "dict", "required": True}
+    texts = {"type": "list", "elements": "str", "default": []}
+    module = AnsibleModule(
+        argument_spec={
+            "records": dicts,
+            "hosts": dicts,
+            "domains": {"type": "list", "elements": "str", "required": True},
+            "zones": texts,
+            "resolver": text,
+            "resolver_port": {"type": "int", "default": 53},
+            "issuer": text,
+            "block_lists": texts,
+            "timeout": {"type": "float", "default": 5},
+        },
+        supports_check_mode=True,
+    )
+    if MISSING:
+        module.fail_json(msg=missing_required_lib("dnspython", reason="(control node)"), exception=MISSING)
+    try:
+        answer = run(module.params)
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""DNS as the world sees it: through a resolver that validates, and at each name server of a zone.
+
+RFC 1035, with DNSSEC's verdict as a validating resolver tells it (RFC 4035 section 3.2).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dns.edns
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.query
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+
+if TYPE_CHECKING:
+    from module_utils.dns_zone import Server, ZoneError, to_value
+else:
+    from ansible.module_utils.dns_zone import Server, ZoneError, to_value
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a resolver says of a name and type.
+
+    status: the answer's code, or `no answer`. values: in their canonical spelling, empty when there are none.
+    aliases: the names that CNAMEs lead to, in order. secure: validated by DNSSEC. bogus: DNSSEC says that it is forged
+    or out of date, so that nobody who validates sees it; values are then what those see who do not.
+    """
+
+    status: str = "NOERROR"
+    values: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    secure: bool = False
+    bogus: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether it is certain what there is, or that there is nothing."""
+        return self.status in ("NOERROR", "NXDOMAIN")
+
+
+class World:
+    """A resolver; every question is asked once. Many threads may ask at the same time."""
+
+    def __init__(self, server: str = "", port: int = 53, timeout: float = 5.0) -> None:
+        """server: the resolver's address, empty for this machine's own; timeout: seconds for a question."""
+        self.servers = [server] if server else [str(one) for one in dns.resolver.Resolver().nameservers]
+        self.port, self.timeout = port, timeout
+        self._answers: dict[Key, Future[Answer]] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, name: str, kind: str) -> Answer:
+        """Answer what there is of a name and type; an error is an answer too."""
+        key = (name.lower().rstrip(".") + ".", kind)
+        with self._lock:
+            known = self._answers.get(key)
+            if not known:
+                answer: Future[Answer] = Future()
+                self._answers[key] = answer
+        if known:
+            return known.result()
+        try:
+            answer.set_result(self._asked(*key))
+        except BaseException as error:
+            answer.set_exception(error)
+            raise
+        return answer.result()
+
+    def authoritative(self, address: str, keys: Iterable[Key]) -> Mapping[Key, frozenset[str]] | str:
+        """Answer what a name server itself says of names and types, or why it says nothing, in words."""
+        try:
+            found = Server(address, 53, self.timeout).ask(keys)
+        except ZoneError as error:
+            return str(error)
+        return {key: frozenset(to_value(rdata) for rdata in rdataset) for key, rdataset in found.items()}
+
+    def _asked(self, name: str, kind: str) -> Answer:
+        try:
+            question = dns.message.make_query(name, kind, want_dnssec=True)
+        except dns.exception.DNSException as error:
+            return Answer(f"no name ({error})")
+        question.flags |= dns.flags.AD
+        response = self._sent(question)
+        if isinstance(response, str):
+            return Answer(response)
+        bogus = ""
+        if response.rcode() == dns.rcode.SERVFAIL:
+            question.flags |= dns.flags.CD
+            unchecked = self._sent(question)
+            if not isinstance(unchecked, str) and unchecked.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                reasons = [option.to_text() for option in response.options if isinstance(option, dns.edns.EDEOption)]
+                response, bogus = unchecked, "; ".join(reasons) or "its signatures are wrong"
+        code = dns.rcode.to_text(response.rcode())
+        if not isinstance(response, dns.message.QueryMessage):
+            return Answer(code, bogus=bogus)
+        try:
+            chain = response.resolve_chaining()
+        except dns.exception.DNSException:
+            return Answer(code, bogus=bogus)
+        target = chain.canonical_name.to_text().lower()
+        steps = [rdata.target.to_text().lower() for rrset in chain.cnames for rdata in rrset]
+        return Answer(
+            code,
+            tuple(sorted(to_value(rdata) for rdata in chain.answer or ())),
+            tuple(steps) if target != name else (),
+            secure=bool(response.flags & dns.flags.AD) and not bogus,
+            bogus=bogus,
+        )
+
+    def _sent(self, question: dns.message.Message) -> dns.message.Message | str:
+        """Answer the first response of a resolver, over TCP where UDP is too small, else why there is none."""
+        reason = "no resolver"
+        for server in self.servers:
+            try:
+                return dns.query.udp_with_fallback(
+                    question, server, self.timeout, self.port, ignore_unexpected=True, ignore_errors=True
+                )[0]
+            except (dns.exception.DNSException, OSError) as error:
+                reason = "no answer" if isinstance(error, dns.exception.Timeout) else str(error)
+        return reason
+
+
+def reverse(address: str) -> str:
+    """Answer the absolute name of an address in the reverse tree."""
+    return f"{ipaddress.ip_address(address).reverse_pointer}."

@@ -1,0 +1,423 @@
+"""What is right and wrong with a company's mail records as the world sees them. Pure, but for the questions asked.
+
+Everything that we know for certain is compared for equality: keys, addresses, the served certificate. What receivers
+evaluate is evaluated as they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import dns.name
+import dns.reversename
+
+if TYPE_CHECKING:
+    from module_utils import spf, spf_check
+    from module_utils.dns_plan import Wanted, shown
+    from module_utils.dns_world import Answer, Key, reverse
+else:
+    from ansible.module_utils import spf, spf_check
+    from ansible.module_utils.dns_plan import Wanted, shown
+    from ansible.module_utils.dns_world import Answer, Key, reverse
+
+Verdict = Literal["ok", "fails", "advice", "unknown"]
+Whose = Literal["managed", "external"]
+
+STRANGERS = ("203.0.113.113", "2001:db8:ffff::113")  # addresses that nobody sends from (RFC 5737, RFC 3849)
+REMOVED_DMARC_TAGS = ("pct", "rf", "ri")  # by RFC 9989
+MIN_MAX_AGE = 86400  # of an MTA-STS policy, seconds: shorter, it protects nobody who writes seldom
+
+
+class World(Protocol):
+    """Where questions are asked; see module_utils.dns_world."""
+
+    def ask(self, name: str, kind: str) -> Answer:
+        """Answer what there is of a name and type."""
+
+    def authoritative(self, address: str, keys: Iterable[Key]) -> Mapping[Key, frozenset[str]] | str:
+        """Answer what a name server itself says, or why it says nothing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's result.
+
+    name: what it is about, without final dot. check: what was looked at. verdict: `advice` is what could be better
+    but fails nothing. whose: `managed` when Mailroom writes it, `external` when somebody has to set it elsewhere.
+    text: what was found, and unless it is ok what to do.
+    """
+
+    name: str
+    check: str
+    verdict: Verdict
+    whose: Whose
+    text: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the inventory says. hosts: addresses by mail host. zones: names of those that Mailroom writes, absolute.
+
+    wanted: the record sets, with the level of each. issuer: the authority's CAA name that has to be allowed, or empty.
+    """
+
+    domains: Sequence[str]
+    hosts: Mapping[str, Sequence[str]]
+    wanted: Sequence[tuple[Wanted, str]]
+    zones: Sequence[str]
+    issuer: str = ""
+
+    def whose(self, name: str) -> Whose:
+        """Answer who writes a name."""
+        return "managed" if any(f".{name}".endswith(f".{zone}") for zone in self.zones) else "external"
+
+
+def checks(expected: Expected, world: World) -> list[Callable[[], list[Finding]]]:
+    """Answer all checks, none of which waits for another; each answers its findings."""
+
+    def one(function: Callable[..., Iterator[Finding]], *arguments: object) -> Callable[[], list[Finding]]:
+        return lambda: list(function(expected, world, *arguments))
+
+    found = [one(_record, wanted, level) for wanted, level in expected.wanted if not _is_spf(wanted)]
+    for domain in expected.domains:
+        found += [one(_spf, domain, True), one(_dmarc, domain), one(_mail_servers, domain)]
+    found += [one(_spf, host, False) for host in expected.hosts if host not in expected.domains]
+    found += [one(_authorities, host) for host in expected.hosts]
+    return [*found, one(_zones)]
+
+
+def served_certificate(expected: Expected, world: World, host: str, certificate: bytes, key: bytes) -> list[Finding]:
+    """Compare the TLSA records of a host's port 25 with its certificate and public key, both in DER (RFC 7672).
+
+    Usage 2 (the issuer) is left to whoever sees the whole chain.
+    """
+    name = f"_25._tcp.{host}"
+    answer = world.ask(name, "TLSA")
+    whose = expected.whose(f"{name}.")
+    if not answer.values:
+        return []
+    if not answer.secure:
+        text = "stands in a zone without DNSSEC, so nobody may believe it: sign the zone, or take the record out"
+        return [Finding(name, "TLSA", "advice", whose, text)]
+    digests: dict[str, Callable[[bytes], str]] = {
+        "0": bytes.hex,
+        "1": lambda data: hashlib.sha256(data).hexdigest(),
+        "2": lambda data: hashlib.sha512(data).hexdigest(),
+    }
+    fields = [value.lower().split(maxsplit=3) for value in answer.values]
+    right = [
+        digests[kind](key if selector == "1" else certificate) == data.replace(" ", "")
+        for usage, selector, kind, data in fields
+        if usage == "3" and selector in "01" and kind in digests
+    ]
+    if any(right):
+        return [Finding(name, "TLSA", "ok", whose, f"{sum(right)} of {len(fields)} name the certificate in use")]
+    if any(usage == "2" for usage, *_ in fields):
+        return [Finding(name, "TLSA", "unknown", whose, "names an issuer, which is not compared here")]
+    text = f"names another certificate than port 25 shows, so DANE stops mail: set 3 1 1 {digests['1'](key)}"
+    return [Finding(name, "TLSA", "fails", whose, text)]
+
+
+def served_policy(expected: Expected, world: World, domain: str, policy: str) -> list[Finding]:
+    """Compare an MTA-STS policy, as served over HTTPS, with the domain's mail servers (RFC 8461).
+
+    policy: its text, or what went wrong, beginning with `!`. Without a record there is nothing to compare.
+    """
+    name, whose = f"_mta-sts.{domain}", expected.whose(f"_mta-sts.{domain}.")
+    records = [value for value in world.ask(name, "TXT").values if value.startswith("v=STSv1")]
+    if not records:
+        return []
+    if policy.startswith("!"):
+        return [Finding(name, "MTA-STS", "fails", whose, f"its policy cannot be had ({policy[1:].strip()})")]
+    lines = [line.split(":", 1) for line in policy.splitlines() if ":" in line]
+    fields = {key.strip(): value.strip() for key, value in lines}
+    allowed = [value.strip().lower() for key, value in lines if key.strip() == "mx"]
+    servers = [value.split()[1].rstrip(".") for value in world.ask(domain, "MX").values]
+    outside = [server for server in servers if not any(_covers(pattern, server) for pattern in allowed)]
+    if fields.get("version") != "STSv1" or fields.get("mode") not in ("enforce", "testing", "none"):
+        text, verdict = "its policy is none: it needs version: STSv1 and a mode", "fails"
+    elif outside:
+        text, verdict = f"its policy leaves out {', '.join(outside)}: add an mx line first, then a new id", "fails"
+    elif not fields.get("max_age", "").isdigit() or int(fields["max_age"]) < MIN_MAX_AGE:
+        text, verdict = f"max_age is {fields.get('max_age') or 'missing'}: use 604800 (a week) or more", "advice"
+    elif fields["mode"] != "enforce":
+        text, verdict = f"mode is {fields['mode']}: enforce protects", "advice"
+    else:
+        text, verdict = f"mode enforce, {len(allowed)} mx", "ok"
+    return [Finding(name, "MTA-STS", verdict, whose, text)]  # type: ignore[arg-type]
+
+
+def block_list(world: World, address: str, zone: str) -> list[Finding]:
+    """Say whether a block list has an address (RFC 5782), and whether it can be asked from here at all."""
+
+    def listed(asked: str) -> Answer:
+        parts = reverse(asked).rsplit(".", 3)[0]
+        return world.ask(f"{parts}.{zone}", "A")
+
+    check = f"block list {zone}"
+    probe = "127.0.0.2" if ipaddress.ip_address(address).version == 4 else "::ffff:7f00:2"
+    error = [value for value in listed(probe).values if value.startswith("127.255.255.")]
+    if error or not listed(probe).values:
+        text = f"answers {error[0]}, an error" if error else "has no test entry"
+        text += ": ask through a resolver of your own (dns_records_resolver), public ones are turned away"
+        return [Finding(address, check, "unknown", "external", text)]
+    answer = listed(address)
+    if any(value.startswith("127.") for value in answer.values):
+        text = f"lists it ({', '.join(answer.values)}): see {zone} for why and how to have it taken off"
+        return [Finding(address, check, "fails", "external", text)]
+    return [Finding(address, check, "ok", "external", "does not list it")]
+
+
+def _is_spf(one: Wanted) -> bool:
+    return one.shared and one.type == "TXT" and all(spf.is_spf(value) for value in one.rrset.values)
+
+
+def _uncertain(name: str, check: str, whose: Whose, answer: Answer) -> Finding | None:
+    """Answer a finding when an answer tells nothing for sure, None when it does."""
+    if answer.bogus:
+        text = f"DNSSEC: bogus for all who validate ({answer.bogus}): sign the zone anew, compare its DS"
+        return Finding(name, check, "fails", whose, text)
+    if not answer.known:
+        text = f"the resolver answers {answer.status}: is it, and are the zone's name servers, reachable?"
+        return Finding(name, check, "unknown", whose, text)
+    return None
+
+
+def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterator[Finding]:
+    """Whether a record set is what we want, to the letter."""
+    name, whose = _shown_name(one), expected.whose(one.name)
+    check = "DKIM" if "._domainkey." in one.name else {"PTR": "reverse DNS"}.get(one.type, one.type)
+    check = {"_dmarc": "DMARC record", "_smtp": "TLS reports"}.get(name.partition(".")[0], check)
+    bad: Verdict = "fails" if level == "required" or one.type == "PTR" else "advice"
+    answer = world.ask(one.name, one.type)
+    uncertain = _uncertain(name, check, whose, answer)
+    if uncertain:
+        yield uncertain
+        return
+    wanted, found = one.rrset.values, frozenset(answer.values)
+    missing, foreign = wanted - found, frozenset() if one.shared else found - wanted
+    if not missing and not foreign:
+        yield Finding(name, check, "ok", whose, _short(", ".join(shown(one.type, value) for value in sorted(wanted))))
+        return
+    right = " and ".join(shown(one.type, value) for value in sorted(wanted))
+    remedy = "run site.yml" if whose == "managed" else f"set {one.type} {right}"
+    if one.type == "PTR":
+        remedy = f"have the provider of the address set its name to {right}; many receivers refuse mail without"
+    elif one.type == "MX" and foreign and not missing:
+        remedy = "take the others out, or mail is lost to them"
+    there = _short(", ".join(shown(one.type, value) for value in sorted(found)))
+    if check == "DKIM" and not missing:
+        text = f"holds {len(found)} records, where one is allowed: keep ours"
+    elif check == "DKIM" and any(_squeezed(value) in map(_squeezed, wanted) for value in found):
+        text = f"holds our key with spaces inside, as forms that split it make: {remedy}"
+    elif check == "DKIM" and found:
+        text = f"is not the key that the mail host signs with: {remedy}"
+    elif found:
+        text = f"is {there}: {remedy}"
+    else:
+        text = f"is not there: {remedy}"
+    yield Finding(name, check, bad, whose, text)
+
+
+def _spf(expected: Expected, world: World, name: str, domain: bool) -> Iterator[Finding]:
+    """What receivers make of the SPF record: of a domain, or of a mail host's name in HELO."""
+    whose = expected.whose(f"{name}.")
+    bad: Verdict = "fails" if domain else "advice"
+    uncertain = _uncertain(name, "SPF", whose, world.ask(name, "TXT"))
+    if uncertain:
+        yield uncertain
+        return
+
+    def ask(asked: str, kind: str) -> Sequence[str]:
+        answer = world.ask(asked, kind)
+        if not answer.known or answer.bogus:
+            raise spf_check.AskError(f"{asked} {kind}: {answer.bogus or answer.status}")
+        return answer.values
+
+    own = [address for host, addresses in expected.hosts.items() if domain or host == name for address in addresses]
+    verdicts = {address: spf_check.check_host(address, name, f"postmaster@{name}", ask) for address in own}
+    wrong = {address: verdict for address, verdict in verdicts.items() if verdict.result != "pass"}
+    if wrong:
+        reasons = dict.fromkeys(f"{verdict.result} ({verdict.why})" for verdict in wrong.values())
+        text = f"for our {', '.join(wrong)} it says {' and '.join(reasons)}"
+        temporary = all(verdict.result == "temperror" for verdict in wrong.values())
+        text += "" if temporary else f": {'run site.yml' if whose == 'managed' else 'correct the record'}"
+        yield Finding(name, "SPF", "unknown" if temporary else bad, whose, text)
+        return
+    strangers = [spf_check.check_host(address, name, f"postmaster@{name}", ask) for address in STRANGERS]
+    broken = [verdict for verdict in strangers if verdict.result == "permerror"]
+    loose = [verdict for verdict in strangers if verdict.result in ("pass", "neutral")]
+    most = max([*strangers, *verdicts.values()], key=lambda verdict: verdict.lookups).lookups
+    if broken:
+        yield Finding(name, "SPF", bad, whose, f"broken for others ({broken[0].why}): correct the record")
+    elif loose:
+        text = f"says {loose[0].result} for everybody ({loose[0].why}): end it with ~all"
+        yield Finding(name, "SPF", bad, whose, text)
+    else:
+        text = f"pass for {', '.join(own)}, {strangers[0].result} for others, {most} of {spf.MAX_LOOKUPS} lookups"
+        yield Finding(name, "SPF", "ok", whose, text)
+
+
+def _dmarc(expected: Expected, world: World, domain: str) -> Iterator[Finding]:
+    """Whether the DMARC record is one, protects, and may send its reports where it says (RFC 9989, RFC 9990)."""
+    name = f"_dmarc.{domain}"
+    whose = expected.whose(f"{name}.")
+    records = [value for value in world.ask(name, "TXT").values if re.match(r"v\s*=\s*DMARC1\s*(;|$)", value)]
+    if len(records) != 1:
+        if records:
+            text = f"{len(records)} DMARC records count as none: keep one"
+            yield Finding(name, "DMARC policy", "fails", whose, text)
+        return  # that it is missing is said by its record
+    parts = [tag.partition("=") for tag in records[0].split(";")]
+    tags = {key.strip().lower(): value.strip() for key, _, value in parts}
+    policy = tags.get("p", "").lower()
+    removed = [tag for tag in REMOVED_DMARC_TAGS if tag in tags]
+    if policy not in ("none", "quarantine", "reject"):
+        yield Finding(
+            name, "DMARC policy", "fails", whose, f"p={policy or '(missing)'}: use none, quarantine or reject"
+        )
+    elif policy == "none" or tags.get("t", "").lower() == "y":
+        text = f"{'p=none' if policy == 'none' else 't=y'} asks for reports alone: quarantine or reject protects"
+        yield Finding(name, "DMARC policy", "advice", whose, text)
+    elif removed:
+        text = f"{', '.join(removed)}: removed by RFC 9989, receivers ignore it: take it out"
+        yield Finding(name, "DMARC policy", "advice", whose, text)
+    else:
+        yield Finding(name, "DMARC policy", "ok", whose, f"p={policy}")
+    for address in filter(None, (part.strip() for part in tags.get("rua", "").split(","))):
+        target = address.lower().removeprefix("mailto:").partition("@")[2].partition("!")[0]
+        if not target or _organisation(target, domain):
+            continue
+        permission = f"{domain}._report._dmarc.{target}"
+        if not any(value.startswith("v=DMARC1") for value in world.ask(permission, "TXT").values):
+            text = f'{target} has not agreed to get reports: have it publish {permission} TXT "v=DMARC1"'
+            yield Finding(name, "DMARC reports", "advice", "external", text)
+
+
+def _mail_servers(expected: Expected, world: World, domain: str) -> Iterator[Finding]:
+    """Whether the names that MX gives are hosts with an address, and no aliases (RFC 2181 section 10.3)."""
+    for value in world.ask(domain, "MX").values:
+        server = value.split()[1].rstrip(".")
+        whose = expected.whose(f"{domain}.")
+        answers = [world.ask(server, kind) for kind in ("A", "AAAA")]
+        if any(answer.aliases for answer in answers):
+            alias = next(answer.aliases[0] for answer in answers if answer.aliases).rstrip(".")
+            text = f"MX {server} is a CNAME, which RFC 2181 forbids: name {alias} itself"
+            yield Finding(domain, "MX target", "fails", whose, text)
+        elif all(answer.known and not answer.values for answer in answers):
+            yield Finding(domain, "MX target", "fails", whose, f"MX {server} has no address: mail cannot arrive")
+
+
+def _authorities(expected: Expected, world: World, host: str) -> Iterator[Finding]:
+    """Whether CAA lets the authority issue that the host's certificate comes from (RFC 8659 section 3)."""
+    labels = host.split(".")
+    for place in range(len(labels) - 1):
+        name = ".".join(labels[place:])
+        values = world.ask(name, "CAA").values
+        if not values:
+            continue
+        whose = expected.whose(f"{name}.")
+        fields = [value.split(maxsplit=2) for value in values]
+        issuers = [value.strip('"').partition(";")[0].strip().lower() for _, tag, value in fields if tag == "issue"]
+        if expected.issuer and issuers and expected.issuer.lower() not in issuers:
+            text = f'forbids {expected.issuer} to renew the certificate of {host}: add 0 issue "{expected.issuer}"'
+            yield Finding(name, "CAA", "fails", whose, text)
+        else:
+            text = f"allows {', '.join(filter(None, issuers)) or 'nobody'}" if issuers else "restricts none of this"
+            yield Finding(name, "CAA", "ok", whose, text)
+        return
+    if expected.issuer:
+        text = f'none: every authority may issue; 0 issue "{expected.issuer}" allows yours alone'
+        yield Finding(host, "CAA", "advice", expected.whose(f"{host}."), text)
+
+
+def _zones(expected: Expected, world: World) -> Iterator[Finding]:
+    """Whether the zones' name servers agree, and what DNSSEC says."""
+    inside: dict[str, set[Key]] = {}
+    for one, _ in expected.wanted:
+        zone = _zone_of(one.name, world)
+        if zone and not zone.endswith(".arpa."):
+            inside.setdefault(zone, set()).add(one.key)
+    for zone, keys in sorted(inside.items()):
+        name, whose = zone.rstrip("."), expected.whose(zone)
+        answer = world.ask(zone, "SOA")
+        if answer.secure:
+            yield Finding(name, "DNSSEC", "ok", whose, "signed, and the chain from the root is whole")
+        elif not answer.bogus:
+            text = "not signed, or its DS is missing: others can forge it, and DANE cannot protect mail"
+            yield Finding(name, "DNSSEC", "advice", "external", text)
+        yield from _name_servers(name, whose, keys, world)
+
+
+def _name_servers(zone: str, whose: Whose, keys: set[Key], world: World) -> Iterator[Finding]:
+    """Whether all name servers of a zone say the same of what matters to us."""
+    said: dict[str, Mapping[Key, frozenset[str]]] = {}
+    servers = [value.rstrip(".") for value in world.ask(zone, "NS").values]
+    for server in servers:
+        addresses = [value for kind in ("A", "AAAA") for value in world.ask(server, kind).values]
+        if not addresses:
+            yield Finding(zone, "name servers", "fails", "external", f"{server} has no address: correct the NS record")
+            continue
+        answer = world.authoritative(addresses[0], sorted({*keys, (f"{zone}.", "SOA")}))
+        if isinstance(answer, str):
+            verdict: Verdict = "fails" if "authoritative" in answer or "answers" in answer else "unknown"
+            yield Finding(zone, "name servers", verdict, "external", f"{server} is of no use: {answer}")
+        else:
+            said[server] = answer
+    different = {
+        " ".join((name.rstrip("."), kind))
+        for name, kind in keys
+        if len({answer.get((name, kind), frozenset()) for answer in said.values()}) > 1
+    }
+    serials = {server: min(answer.get((f"{zone}.", "SOA"), {"? ? ?"})).split()[2] for server, answer in said.items()}
+    if different:
+        text = f"{', '.join(sorted(said))} differ in {', '.join(sorted(different))}: see why one is behind"
+        yield Finding(zone, "name servers", "fails", whose, text)
+    elif len(set(serials.values())) > 1:
+        text = ", ".join(f"{server} has serial {serial}" for server, serial in sorted(serials.items()))
+        yield Finding(zone, "name servers", "advice", whose, f"{text}: a change may be on its way")
+    elif said:
+        yield Finding(zone, "name servers", "ok", whose, f"{', '.join(sorted(said))}: of one mind")
+
+
+def _zone_of(name: str, world: World) -> str:
+    """Answer the zone that a name is in, absolute; empty when nobody can tell."""
+    labels = name.rstrip(".").split(".")
+    for place in range(len(labels)):
+        zone = ".".join(labels[place:]) + "."
+        if world.ask(zone, "SOA").values and not world.ask(zone, "SOA").aliases:
+            return zone
+    return ""
+
+
+def _organisation(one: str, other: str) -> bool:
+    """Say whether one of two names lies in the other, so that nobody has to agree."""
+    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
+
+
+def _covers(pattern: str, server: str) -> bool:
+    """Say whether an mx line of an MTA-STS policy is about a server; `*.` stands for one label (RFC 8461 4.1)."""
+    if pattern.startswith("*."):
+        return server.partition(".")[2].lower() == pattern[2:]
+    return server.lower() == pattern
+
+
+def _shown_name(one: Wanted) -> str:
+    """Answer the name of a set as people know it: of a PTR, the address."""
+    if one.type == "PTR":
+        return dns.reversename.to_address(dns.name.from_text(one.name))
+    return one.name.rstrip(".")
+
+
+def _squeezed(value: str) -> str:
+    return "".join(value.split())
+
+
+def _short(text: str) -> str:
+    """Answer a text that fits into a line."""
+    return text if len(text) <= 90 else f"{text[:60]}...{text[-25:]}"

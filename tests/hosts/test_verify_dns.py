@@ -1,0 +1,81 @@
+"""playbooks/verify_dns.yml: what the world sees of the mail records, with a real name server and a real resolver."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.story import ROOT, Hosts
+
+pytestmark = pytest.mark.hosts
+
+HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
+DOMAIN = HOSTS.domain["name"]
+REVERSE = "0.77.10.in-addr.arpa"
+
+
+def verify(report: Path) -> tuple[int, list[tuple[str, str, str]]]:
+    """The playbook's exit code, and verdict, check and text of all findings that are not ok; nothing is remembered."""
+    HOSTS.ssh(HOSTS.dns, "systemctl restart unbound")
+    playbook = Path(sys.executable).parent / "ansible-playbook"
+    done = subprocess.run(
+        [playbook, "-i", HOSTS.inventory, "playbooks/verify_dns.yml", "-e", f"dns_records_report={report}"],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    findings = json.loads(report.read_text(encoding="utf-8"))
+    assert all(finding["text"] in done.stdout for finding in findings), done.stdout
+    bad = [finding for finding in findings if finding["verdict"] != "ok"]
+    return done.returncode, [(finding["verdict"], finding["check"], finding["text"]) for finding in bad]
+
+
+def edit(zone: str, *commands: str) -> None:
+    """Change a zone on its name server, as another administrator would."""
+    steps = " && ".join(f"knotc zone-{command}" for command in commands)
+    HOSTS.ssh(HOSTS.dns, f"knotc zone-begin {zone} && {steps} && knotc zone-commit {zone}")
+
+
+@contextmanager
+def replaced(zone: str, owner: str, kind: str, *values: str) -> Iterator[None]:
+    """For a while, other values stand in a record set; afterwards those of before, with their TTL."""
+    before = HOSTS.ssh(HOSTS.dns, f"knotc zone-read {zone} {owner} {kind}").splitlines()
+    where = f"{zone} {owner}"
+    kept = [line.split(maxsplit=4) for line in before]  # [zone] owner ttl type value
+    edit(zone, f"unset {where} {kind}", *(f"set {where} 60 {kind} {shlex.quote(value)}" for value in values))
+    try:
+        yield
+    finally:
+        back = [f"set {where} {line[2]} {kind} {shlex.quote(line[4])}" for line in kept]
+        edit(zone, *([f"unset {where} {kind}"] if values else []), *back)
+
+
+def test_what_site_yml_published_is_what_the_world_should_see(tmp_path: Path) -> None:
+    code, bad = verify(tmp_path / "report.json")
+    assert (code, [finding[:2] for finding in bad]) == (0, [("advice", "DNSSEC")])
+
+
+def test_faults_of_others_are_found_and_end_the_run(tmp_path: Path) -> None:
+    selector = HOSTS.ssh(HOSTS.dns, f"knotc zone-read {DOMAIN} mailroom1._domainkey TXT").split(maxsplit=4)[4].strip()
+    with (
+        replaced(DOMAIN, "@", "TXT", '"v=spf1 ip4:10.77.0.25 ~all"', '"v=spf1 -all"'),
+        replaced(DOMAIN, "mailroom1._domainkey", "TXT", selector.replace("p=MII", "p=MI I")),
+        replaced(REVERSE, "25", "PTR"),
+    ):
+        code, bad = verify(tmp_path / "report.json")
+    assert code == 2
+    found = {check: text for verdict, check, text in bad if verdict == "fails"}
+    assert found.keys() == {"SPF", "DKIM", "reverse DNS"}, bad
+    assert f"{DOMAIN} has 2 SPF records, where one is allowed" in found["SPF"]
+    assert "holds our key with spaces inside" in found["DKIM"]
+    assert "have the provider of the address set its name" in found["reverse DNS"]

@@ -1,0 +1,239 @@
+"""Each fault that mail records are known for is found, and explained in one line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import pytest
+
+from filter_plugins.mail_rrsets import mail_rrsets
+from library.dns_verify import _wanted, table
+from module_utils import mail_checks
+from module_utils.dns_world import Answer, Key
+
+KEY = "MIIBIjANBgkqhkiG9w0BAQABAAOCAQ8AMIIBCgKCAQEA" + "x" * 300
+HOSTS = [{"name": "mail.example.com", "ipv4": "192.0.2.25", "ipv6": "2001:db8::25"}]
+RECORDS = mail_rrsets(
+    [{"name": "prod", "domains": [{"name": "example.com"}]}],
+    HOSTS,
+    [{"domain": "example.com", "selector": "mailroom1", "public": KEY}],
+)
+EXPECTED = mail_checks.Expected(
+    domains=["example.com"],
+    hosts={"mail.example.com": ["192.0.2.25", "2001:db8::25"]},
+    wanted=[(_wanted(dict(record)), record["level"]) for record in RECORDS],
+    zones=["example.com."],
+    issuer="ca.example",
+)
+GOOD: dict[Key, Answer] = {
+    **{
+        one.key: Answer(values=tuple(sorted(one.rrset.values)), secure=not one.name.endswith(".arpa."))
+        for one, _ in EXPECTED.wanted
+    },
+    ("example.com.", "SOA"): Answer(
+        values=("ns1.example.com. hostmaster.example.com. 7 3600 600 86400 60",), secure=True
+    ),
+    ("example.com.", "NS"): Answer(values=("ns1.example.com.", "ns2.example.com.")),
+    ("ns1.example.com.", "A"): Answer(values=("192.0.2.53",)),
+    ("ns2.example.com.", "A"): Answer(values=("192.0.2.54",)),
+    ("example.com.", "CAA"): Answer(values=('0 issue "ca.example"',)),
+}
+
+
+class FakeWorld:
+    """A world in which all is well but what a test changes; servers: what one of them says instead."""
+
+    def __init__(
+        self, changes: Mapping[Key, Answer] = {}, servers: Mapping[str, Mapping[Key, frozenset[str]] | str] = {}
+    ) -> None:
+        self.known, self.servers = {**GOOD, **changes}, servers
+
+    def ask(self, name: str, kind: str) -> Answer:
+        return self.known.get((f"{name.rstrip('.')}.", kind), Answer("NXDOMAIN"))
+
+    def authoritative(self, address: str, keys: Iterable[Key]) -> Mapping[Key, frozenset[str]] | str:
+        said = {key: frozenset(GOOD[key].values) for key in keys if key in GOOD}
+        other = self.servers.get(address, {})
+        return other if isinstance(other, str) else {**said, **other}
+
+
+def findings(world: FakeWorld) -> list[mail_checks.Finding]:
+    return [finding for check in mail_checks.checks(EXPECTED, world) for finding in check()]
+
+
+def spf(*records: str) -> dict[Key, Answer]:
+    return {("example.com.", "TXT"): Answer(values=records)}
+
+
+def test_when_all_is_well_every_line_is_ok() -> None:
+    found = findings(FakeWorld())
+    assert {finding.verdict for finding in found} == {"ok"}
+    assert {finding.check for finding in found} == {
+        "A", "AAAA", "CAA", "DKIM", "DMARC policy", "DMARC record", "DNSSEC", "MX", "SPF", "TLS reports",
+        "name servers", "reverse DNS",
+    }  # fmt: skip
+    assert table(found)[-1] == f"{len(found)} checks: {len(found)} ok"
+
+
+HOST, DKIM = "mail.example.com.", ("mailroom1._domainkey.example.com.", "TXT")
+SOA_8 = frozenset({"ns1.example.com. hostmaster.example.com. 8 3600 600 86400 60"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "verdict", "text"),
+    [
+        (spf("v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ~all", "v=spf1 -all"), "SPF", "fails", "has 2 SPF records"),
+        (spf("v=spf1 " + "mx " * 11 + "~all"), "SPF", "fails", "lookup 11, 10 are allowed"),
+        (spf("v=spf1 ip4:192.0.2.25 ~all"), "SPF", "fails", "for our 2001:db8::25 it says softfail"),
+        (spf("v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ?all"), "SPF", "fails", "neutral for everybody"),
+        (spf("v=spf1 +all"), "SPF", "fails", "end it with ~all"),
+        (spf("some text"), "SPF", "fails", "none (example.com has no SPF record): run site.yml"),
+        ({("example.com.", "TXT"): Answer("SERVFAIL")}, "SPF", "unknown", "the resolver answers SERVFAIL"),
+        ({DKIM: Answer(values=(GOOD[DKIM].values[0].replace("QAB", "Q AB"),))}, "DKIM", "fails", "spaces inside"),
+        ({DKIM: Answer(values=("v=DKIM1; p=another",))}, "DKIM", "fails", "not the key that the mail host signs with"),
+        ({DKIM: Answer(values=("v=DKIM1; p=another", *GOOD[DKIM].values))}, "DKIM", "fails", "holds 2 records"),
+        ({DKIM: Answer("NXDOMAIN")}, "DKIM", "fails", "is not there: run site.yml"),
+        ({(HOST, "AAAA"): Answer(), }, "AAAA", "fails", "is not there"),
+        (
+            {("example.com.", "MX"): Answer(values=("10 mail.example.com.", "5 mx.old.example."))},
+            "MX", "fails", "take the others out, or mail is lost to them",
+        ),
+        (
+            {("example.com.", "MX"): Answer(values=("10 alias.example.com.",)),
+             ("alias.example.com.", "A"): Answer(values=("192.0.2.25",), aliases=(HOST,))},
+            "MX target", "fails", "MX alias.example.com is a CNAME, which RFC 2181 forbids: name mail.example.com",
+        ),
+        (
+            {("example.com.", "MX"): Answer(values=("10 nowhere.example.com.",))},
+            "MX target", "fails", "MX nowhere.example.com has no address",
+        ),
+        (
+            {(str(next(one.name for one, _ in EXPECTED.wanted if one.name.endswith("ip6.arpa."))), "PTR"): Answer()},
+            "reverse DNS", "fails", "have the provider of the address set its name to mail.example.com.",
+        ),
+        (
+            {("_dmarc.example.com.", "TXT"): Answer(values=("v=DMARC1; p=none",))},
+            "DMARC policy", "advice", "p=none asks for reports alone",
+        ),
+        (
+            {("_dmarc.example.com.", "TXT"): Answer(values=("v=DMARC1; p=reject; pct=50",))},
+            "DMARC policy", "advice", "pct: removed by RFC 9989",
+        ),
+        (
+            {("_dmarc.example.com.", "TXT"): Answer(values=("v=DMARC1; p=everything",))},
+            "DMARC policy", "fails", "p=everything: use none, quarantine or reject",
+        ),
+        (
+            {("_dmarc.example.com.", "TXT"): Answer(values=("v=DMARC1; p=none", "v=DMARC1; p=reject"))},
+            "DMARC policy", "fails", "2 DMARC records count as none",
+        ),
+        (
+            {("_dmarc.example.com.", "TXT"): Answer(values=("v=DMARC1; p=reject; rua=mailto:a@reports.example",))},
+            "DMARC reports", "advice", 'publish example.com._report._dmarc.reports.example TXT "v=DMARC1"',
+        ),
+        ({("example.com.", "CAA"): Answer(values=('0 issue "other.example"',))}, "CAA", "fails", "forbids ca.example"),
+        ({("example.com.", "CAA"): Answer(values=('0 issue ";"',))}, "CAA", "fails", "forbids ca.example"),
+        ({("example.com.", "CAA"): Answer()}, "CAA", "advice", "every authority may issue"),
+        (
+            {("example.com.", "SOA"): Answer(values=GOOD["example.com.", "SOA"].values)},
+            "DNSSEC", "advice", "not signed, or its DS is missing",
+        ),
+        (
+            {("example.com.", "MX"): Answer(values=("10 mail.example.com.",), bogus="EDE 7: signature expired")},
+            "MX", "fails", "bogus for all who validate (EDE 7: signature expired)",
+        ),
+        ({("ns2.example.com.", "A"): Answer("NXDOMAIN")}, "name servers", "fails", "ns2.example.com has no address"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_found_and_explained(changes: Mapping[Key, Answer], check: str, verdict: str, text: str) -> None:
+    bad = [finding for finding in findings(FakeWorld(changes)) if finding.verdict != "ok" and finding.check == check]
+    assert [(finding.verdict, text in finding.text) for finding in bad] == [(verdict, True)], bad
+    assert "\n" not in bad[0].text
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict", "text"),
+    [
+        ("192.0.2.54 port 53 is not authoritative for example.com.", "fails", "ns2.example.com is of no use"),
+        ("192.0.2.54 port 53 cannot be reached (timed out)", "unknown", "ns2.example.com is of no use"),
+        ({DKIM: frozenset({"v=DKIM1; p=old"})}, "fails", "differ in mailroom1._domainkey.example.com TXT"),
+        ({("example.com.", "SOA"): SOA_8}, "advice", "ns2.example.com has serial 8: a change may be on its way"),
+    ],
+)
+def test_name_servers_have_to_agree(said: Mapping[Key, frozenset[str]] | str, verdict: str, text: str) -> None:
+    found = [one for one in findings(FakeWorld(servers={"192.0.2.54": said})) if one.check == "name servers"]
+    assert (verdict, True) in [(finding.verdict, text in finding.text) for finding in found], found
+
+
+def test_what_lies_in_no_zone_of_ours_is_external() -> None:
+    assert {one.whose for one in findings(FakeWorld()) if one.check == "reverse DNS"} == {"external"}
+    assert {one.whose for one in findings(FakeWorld()) if one.check == "DKIM"} == {"managed"}
+
+
+CERTIFICATE, PUBLIC = b"certificate", b"public key"
+RIGHT = hashlib.sha256(PUBLIC).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (Answer(values=(f"3 1 1 {RIGHT}",), secure=True), "ok"),
+        (Answer(values=(f"3 1 1 {'0' * 64}", f"3 1 1 {RIGHT}"), secure=True), "ok"),  # the next key is published, too
+        (Answer(values=(f"3 0 1 {hashlib.sha256(CERTIFICATE).hexdigest()}",), secure=True), "ok"),
+        (Answer(values=(f"3 1 0 {PUBLIC.hex()}",), secure=True), "ok"),
+        (Answer(values=(f"3 1 1 {'0' * 64}",), secure=True), "fails"),
+        (Answer(values=(f"1 1 1 {RIGHT}",), secure=True), "fails"),  # RFC 7672 3.1.3: of no use for SMTP
+        (Answer(values=(f"2 1 1 {'0' * 64}",), secure=True), "unknown"),
+        (Answer(values=(f"3 1 1 {RIGHT}",)), "advice"),
+    ],
+)
+def test_tlsa_is_compared_with_the_certificate_shown(answer: Answer, verdict: str) -> None:
+    world = FakeWorld({("_25._tcp.mail.example.com.", "TLSA"): answer})
+    [found] = mail_checks.served_certificate(EXPECTED, world, "mail.example.com", CERTIFICATE, PUBLIC)
+    assert found.verdict == verdict
+
+
+def test_without_tlsa_nothing_is_said_of_it() -> None:
+    assert mail_checks.served_certificate(EXPECTED, FakeWorld(), "mail.example.com", CERTIFICATE, PUBLIC) == []
+
+
+POLICY = "version: STSv1\nmode: enforce\nmx: *.example.com\nmax_age: 604800\n"
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict", "text"),
+    [
+        (POLICY, "ok", "mode enforce"),
+        (POLICY.replace("\n", "\r\n"), "ok", "mode enforce"),
+        (POLICY.replace("*.example.com", "mx.example.com"), "fails", "leaves out mail.example.com"),
+        (POLICY.replace("*.example.com", "*.com"), "fails", "leaves out mail.example.com"),
+        (POLICY.replace("enforce", "testing"), "advice", "mode is testing"),
+        (POLICY.replace("604800", "60"), "advice", "max_age is 60"),
+        (POLICY.replace("STSv1", "STSv2"), "fails", "its policy is none"),
+        ("! https://mta-sts.example.com/: refused", "fails", "cannot be had (https://mta-sts.example.com/: refused)"),
+    ],
+)
+def test_an_mta_sts_policy_is_compared_with_mx(policy: str, verdict: str, text: str) -> None:
+    world = FakeWorld({("_mta-sts.example.com.", "TXT"): Answer(values=("v=STSv1; id=1",))})
+    [found] = mail_checks.served_policy(EXPECTED, world, "example.com", policy)
+    assert (found.verdict, text in found.text) == (verdict, True), found
+
+
+LISTED = ("25.2.0.192.bl.example.", "A")
+TEST_ENTRY = ("2.0.0.127.bl.example.", "A")
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({TEST_ENTRY: Answer(values=("127.0.0.2",))}, "ok"),
+        ({TEST_ENTRY: Answer(values=("127.0.0.2",)), LISTED: Answer(values=("127.0.0.4",))}, "fails"),
+        ({TEST_ENTRY: Answer(values=("127.255.255.254",)), LISTED: Answer(values=("127.255.255.254",))}, "unknown"),
+        ({}, "unknown"),
+        ({TEST_ENTRY: Answer("no answer")}, "unknown"),
+    ],
+)
+def test_a_block_list_s_error_is_no_listing(changes: Mapping[Key, Answer], verdict: str) -> None:
+    [found] = mail_checks.block_list(FakeWorld(changes), "192.0.2.25", "bl.example")
+    assert found.verdict == verdict
