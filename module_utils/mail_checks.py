@@ -10,7 +10,8 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import dns.name
@@ -49,7 +50,7 @@ class Finding:
 
     name: what it is about, without final dot. check: what was looked at. verdict: `advice` is what could be better
     but fails nothing. whose: `managed` when Mailroom writes it, `external` when somebody has to set it elsewhere.
-    text: what was found, and unless it is ok what to do.
+    text: what was found, and unless it is ok what to do. record: name and type of the wanted set it is about, if any.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Finding:
     verdict: Verdict
     whose: Whose
     text: str
+    record: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,14 @@ def checks(expected: Expected, world: World) -> list[Callable[[], list[Finding]]
     def one(function: Callable[..., Iterator[Finding]], *arguments: object) -> Callable[[], list[Finding]]:
         return lambda: list(function(expected, world, *arguments))
 
-    found = [one(_record, wanted, level) for wanted, level in expected.wanted if not _is_spf(wanted)]
+    def of_record(wanted: Wanted, level: str) -> list[Finding]:
+        evaluated = wanted.shared and wanted.type == "TXT" and all(spf.is_spf(value) for value in wanted.rrset.values)
+        found = (_spf if evaluated else _record)(expected, world, wanted, level)
+        return [replace(finding, record=" ".join(wanted.key)) for finding in found]
+
+    found: list[Callable[[], list[Finding]]] = [partial(of_record, *wanted) for wanted in expected.wanted]
     for domain in expected.domains:
-        found += [one(_spf, domain, True), one(_dmarc, domain), one(_mail_servers, domain)]
-    found += [one(_spf, host, False) for host in expected.hosts if host not in expected.domains]
+        found += [one(_dmarc, domain), one(_mail_servers, domain)]
     found += [one(_authorities, host) for host in expected.hosts]
     return [*found, one(_zones)]
 
@@ -173,10 +179,6 @@ def block_list(world: World, address: str, zone: str) -> list[Finding]:
     return [Finding(address, check, "ok", "external", "does not list it")]
 
 
-def _is_spf(one: Wanted) -> bool:
-    return one.shared and one.type == "TXT" and all(spf.is_spf(value) for value in one.rrset.values)
-
-
 def _uncertain(name: str, check: str, whose: Whose, answer: Answer) -> Finding | None:
     """Answer a finding when an answer tells nothing for sure, None when it does."""
     if answer.bogus:
@@ -193,7 +195,7 @@ def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterat
     name, whose = _shown_name(one), expected.whose(one.name)
     check = "DKIM" if "._domainkey." in one.name else {"PTR": "reverse DNS"}.get(one.type, one.type)
     check = {"_dmarc": "DMARC record", "_smtp": "TLS reports"}.get(name.partition(".")[0], check)
-    bad: Verdict = "fails" if level == "required" or one.type == "PTR" else "advice"
+    bad = "fails" if one.type == "PTR" else _bad(level)
     answer = world.ask(one.name, one.type)
     uncertain = _uncertain(name, check, whose, answer)
     if uncertain:
@@ -224,10 +226,9 @@ def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterat
     yield Finding(name, check, bad, whose, text)
 
 
-def _spf(expected: Expected, world: World, name: str, domain: bool) -> Iterator[Finding]:
+def _spf(expected: Expected, world: World, one: Wanted, level: str) -> Iterator[Finding]:
     """What receivers make of the SPF record: of a domain, or of a mail host's name in HELO."""
-    whose = expected.whose(f"{name}.")
-    bad: Verdict = "fails" if domain else "advice"
+    name, whose, bad = one.name.rstrip("."), expected.whose(one.name), _bad(level)
     uncertain = _uncertain(name, "SPF", whose, world.ask(name, "TXT"))
     if uncertain:
         yield uncertain
@@ -239,7 +240,8 @@ def _spf(expected: Expected, world: World, name: str, domain: bool) -> Iterator[
             raise spf_check.AskError(f"{asked} {kind}: {answer.bogus or answer.status}")
         return answer.values
 
-    own = [address for host, addresses in expected.hosts.items() if domain or host == name for address in addresses]
+    senders = expected.hosts if name in expected.domains else [name]
+    own = [address for host in senders for address in expected.hosts[host]]
     verdicts = {address: spf_check.check_host(address, name, f"postmaster@{name}", ask) for address in own}
     wrong = {address: verdict for address, verdict in verdicts.items() if verdict.result != "pass"}
     if wrong:
@@ -405,6 +407,11 @@ def _covers(pattern: str, server: str) -> bool:
     if pattern.startswith("*."):
         return server.partition(".")[2].lower() == pattern[2:]
     return server.lower() == pattern
+
+
+def _bad(level: str) -> Verdict:
+    """Answer what it means that a record of a level is not as it has to be."""
+    return "fails" if level == "required" else "advice"
 
 
 def _shown_name(one: Wanted) -> str:

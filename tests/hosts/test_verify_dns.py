@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dns.zone
 import pytest
 
 from tests.story import ROOT, Hosts
@@ -22,12 +24,12 @@ DOMAIN = HOSTS.domain["name"]
 REVERSE = "0.77.10.in-addr.arpa"
 
 
-def verify(report: Path) -> tuple[int, list[tuple[str, str, str]]]:
+def verify(report: Path, *options: str) -> tuple[int, list[tuple[str, str, str]]]:
     """The playbook's exit code, and verdict, check and text of all findings that are not ok; nothing is remembered."""
     HOSTS.ssh(HOSTS.dns, "systemctl restart unbound")
     playbook = Path(sys.executable).parent / "ansible-playbook"
     done = subprocess.run(
-        [playbook, "-i", HOSTS.inventory, "playbooks/verify_dns.yml", "-e", f"dns_records_report={report}"],
+        [playbook, "-i", HOSTS.inventory, "playbooks/verify_dns.yml", "-e", f"dns_records_report={report}", *options],
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         check=False,
@@ -63,6 +65,22 @@ def replaced(zone: str, owner: str, kind: str, *values: str) -> Iterator[None]:
 def test_what_site_yml_published_is_what_the_world_should_see(tmp_path: Path) -> None:
     code, bad = verify(tmp_path / "report.json")
     assert (code, [finding[:2] for finding in bad]) == (0, [("advice", "DNSSEC")])
+
+
+def test_what_is_in_no_zone_of_ours_is_on_a_page_to_copy(tmp_path: Path) -> None:
+    page, zone = tmp_path / "records.html", tmp_path / "mail.zone"
+    options = {"dns_records_zones": [], "dns_records_page": str(page), "dns_records_zone_file": str(zone)}
+    with replaced(DOMAIN, "@", "MX", "10 mx.elsewhere.example."):
+        code, bad = verify(tmp_path / "report.json", "-e", json.dumps(options))
+    assert code == 2
+    assert ("fails", "MX") in [finding[:2] for finding in bad]
+    shown = html.unescape(page.read_text(encoding="utf-8"))
+    assert shown.count('class="fails">not as it has to be<') == 1
+    assert "is 10 mx.elsewhere.example.: set MX 10 mail.example.com." in shown
+    published = dns.zone.from_text(zone.read_text(encoding="utf-8"), f"{DOMAIN}.", relativize=False, check_origin=False)
+    addresses = [rdata.to_text() for _, _, rdata in published.iterate_rdatas("A")]
+    assert addresses == [HOSTS.mail.address]
+    assert f"<code>{HOSTS.mail.address}</code>" in shown
 
 
 def test_faults_of_others_are_found_and_end_the_run(tmp_path: Path) -> None:
