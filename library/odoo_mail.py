@@ -63,6 +63,13 @@ options:
     description: Where the gateway's API keys are kept, C(gateway-<database>), readable by nobody else.
     type: path
     required: true
+  gateway_key:
+    description:
+      - V(keep) makes an API key for the gateway's user only where the kept one does not work. V(renew) makes one in any
+        case, beside the former ones, which go on to work. V(retire) has Odoo forget all but the newest.
+    type: str
+    choices: [keep, renew, retire]
+    default: keep
   timeout:
     description: Seconds that Odoo has for each answer.
     type: int
@@ -630,12 +637,18 @@ class Database:
             key = self.key_path.read_text(encoding="utf-8").strip() if self.key_path.exists() else ""
         except (OSError, UnicodeDecodeError) as error:
             raise Refused("gateway key", f"{self.key_path} cannot be read ({error})") from error
-        if key and self.gateway["action_id"] and self._answers(key):
+        works = bool(key and self.gateway["action_id"] and self._answers(key))
+        wish = self.params["gateway_key"]
+        if wish == "retire" and not works:
+            raise Refused("gateway key", f"the one in {self.key_path} does not work, so the former ones stay")
+        if wish == "retire" and not self.check_mode:
+            self._retire_keys(user)
+        if works and wish != "renew":
             return
         self.changes.append(Change(f"{self.where}.gateway key", MASK if key else "none", MASK))
         if self.check_mode:
             return
-        key = self._make_key(user)
+        key = self._make_key(user, beside=works)
         try:
             save(self.key_path, key + "\n")
         except OSError as error:
@@ -660,20 +673,34 @@ class Database:
             raise Refused("gateway action", str(error)) from error
         return bool(isinstance(answer, dict) and answer.get("mailroom", {}).get("verdicts") == [])
 
-    def _make_key(self, user: int) -> str:
-        """Have Odoo make an API key for the gateway's user, and forget the former one of its name.
-
-        Odoo has no public method for it: a server action, which only Settings administrators may run and which is
-        removed right away, does it from inside (odoo/addons/base/models/res_users.py, res.users.apikeys._generate).
-        """
+    def _make_key(self, user: int, beside: bool) -> str:
+        """Have Odoo make an API key for the gateway's user, `beside` the former ones or in their place."""
         expiry = ", False" if self.features.has("res.users.apikeys", "expiration_date") else ""
-        code = (
-            f"bot = env['res.users'].browse({user})\n"
-            "keys = env['res.users.apikeys'].sudo()\n"
-            f"keys.search([('user_id', '=', bot.id), ('name', '=', {KEY_NAME!r})]).unlink()\n"
-            f"key = keys.with_user(bot).sudo()._generate('rpc', {KEY_NAME!r}{expiry})\n"
-            "action = {'type': 'ir.actions.act_window_close', 'mailroom_key': key}\n"
+        answer = self._from_inside(
+            user,
+            ("" if beside else "former.unlink()\n")
+            + f"key = keys.with_user(bot).sudo()._generate('rpc', {KEY_NAME!r}{expiry})\n"
+            "action = {'type': 'ir.actions.act_window_close', 'mailroom_key': key}\n",
         )
+        return str(answer["mailroom_key"])
+
+    def _retire_keys(self, user: int) -> None:
+        """Have Odoo forget all keys of the gateway's user but the newest."""
+        code = (
+            "older = former.sorted('id')[:-1]\n"
+            "action = {'type': 'ir.actions.act_window_close', 'mailroom_retired': len(older)}\n"
+            "older.unlink()\n"
+        )
+        retired = self._from_inside(user, code)["mailroom_retired"]
+        if retired:
+            self.changes.append(Change(f"{self.where}.gateway keys", str(retired + 1), "1"))
+
+    def _from_inside(self, user: int, code: str) -> dict[str, Any]:
+        """Run code about the keys of a user inside Odoo; it has `bot`, `keys` and the bot's `former` ones of our name.
+
+        Odoo has no public method for keys: a server action, which only Settings administrators may run and which is
+        removed right away, does it (odoo/addons/base/models/res_users.py, res.users.apikeys._generate).
+        """
         leftover = self.found.get(("ir.actions.server", KEY_MAKER))
         if leftover:
             self.odoo.call("ir.actions.server", "unlink", [leftover["id"]])
@@ -681,15 +708,16 @@ class Database:
             "name": KEY_MAKER,
             "model_id": self.thread,
             "state": "code",
-            "code": code,
+            "code": f"bot = env['res.users'].browse({user})\n"
+            "keys = env['res.users.apikeys'].sudo()\n"
+            f"former = keys.search([('user_id', '=', bot.id), ('name', '=', {KEY_NAME!r})])\n" + code,
             self.features.groups("ir.actions.server"): [[6, 0, [self.base["group_system"]]]],
         }
         maker = self.odoo.call("ir.actions.server", "create", values)
         try:
-            answer = self.odoo.call("ir.actions.server", "run", [maker])
+            return dict(self.odoo.call("ir.actions.server", "run", [maker]))
         finally:
             self.odoo.call("ir.actions.server", "unlink", [maker])
-        return str(answer["mailroom_key"])
 
     def _apply_aliases(self) -> None:
         for domain in self.settings["domains"]:
@@ -757,6 +785,7 @@ def main() -> None:
             "mail_hosts": {"type": "list", "elements": "str", "required": True},
             "gateway_code": {"type": "str", "required": True},
             "secrets_directory": {"type": "path", "required": True, "no_log": False},
+            "gateway_key": {"type": "str", "choices": ["keep", "renew", "retire"], "default": "keep", "no_log": False},
             "timeout": {"type": "int", "default": 20},
         },
         supports_check_mode=True,

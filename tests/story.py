@@ -115,10 +115,10 @@ class Hosts:
             raise StoryError(f"{host.name}: '{' '.join(command)}' ended with {run.returncode}: {last_line(run.stderr)}")
         return run.stdout
 
-    def site(self, *options: str) -> str:
-        """Run site.yml on the hosts; returns what it prints. Raises CalledProcessError when it fails."""
+    def site(self, *options: str, playbook: str = "site.yml") -> str:
+        """Run site.yml, or another playbook, on the hosts; returns what it prints. Raises CalledProcessError."""
         return subprocess.run(
-            [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.inventory), "site.yml", *options],
+            [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.inventory), playbook, *options],
             cwd=ROOT,
             env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,

@@ -40,6 +40,7 @@ class FakeOdoo:
     def __init__(self, major: int) -> None:
         self.major = major
         self.keys: list[str] = []  # API keys of the gateway's user
+        self.made = 0  # of them, ever
         self.writes: list[tuple[str, str, Any]] = []
         self.complaints: dict[str, str] = {}  # what a method, or writing to a model, is refused with
         fields = FIELDS_19 if major >= 17 else FIELDS_14
@@ -150,9 +151,14 @@ class FakeOdoo:
                 record[field] = value
 
     def run(self, identity: int) -> dict[str, Any]:
-        if "_generate(" in self.models["ir.actions.server"][identity]["code"]:
-            self.keys = [f"key-{len(self.writes)}"]
-            return {"type": "x", "mailroom_key": self.keys[0]}
+        code = self.models["ir.actions.server"][identity]["code"]
+        if "_generate(" in code:
+            self.made += 1
+            self.keys = [*([] if "former.unlink()" in code else self.keys), f"key-{self.made}"]
+            return {"type": "x", "mailroom_key": self.keys[-1]}
+        if "older.unlink()" in code:
+            retired, self.keys = len(self.keys) - 1, self.keys[-1:]
+            return {"type": "x", "mailroom_retired": retired}
         return {"type": "x", "mailroom": {"version": 1, "verdicts": []}}
 
     def answer(self, path: str, body: bytes, key: str) -> tuple[int, bytes]:
@@ -190,8 +196,14 @@ class Lab:
         self.more_domains: list[dict[str, Any]] = []
         self.login = "admin"
 
-    def run(self, check_mode: bool = False, hosts: tuple[str, ...] = (HOST,)) -> Database:
-        params = {"secrets_directory": str(self.secrets), "timeout": 5, "mail_hosts": list(hosts), "gateway_code": CODE}
+    def run(self, check_mode: bool = False, hosts: tuple[str, ...] = (HOST,), gateway_key: str = "keep") -> Database:
+        params = {
+            "secrets_directory": str(self.secrets),
+            "timeout": 5,
+            "mail_hosts": list(hosts),
+            "gateway_code": CODE,
+            "gateway_key": gateway_key,
+        }
         settings = {
             "name": "prod",
             "url": self.url,
@@ -479,6 +491,31 @@ def test_a_key_that_is_refused_is_made_again(make_lab: MakeLab, major: int) -> N
     assert [change.line() for change in database.changes] == ["odoo_databases[prod].gateway key: ******** -> ********"]
     assert foretold.changes == database.changes
     assert lab.key() == lab.odoo.keys[0]
+
+
+@pytest.mark.parametrize("major", [14, 19])
+def test_a_renewed_key_works_beside_the_former_one_until_that_is_retired(make_lab: MakeLab, major: int) -> None:
+    lab = make_lab(major)
+    lab.settle()
+    former = lab.key()
+    foretold = lab.run(check_mode=True, gateway_key="renew")
+    assert (lab.key(), lab.odoo.keys) == (former, [former])
+    renewed = lab.run(gateway_key="renew")
+    assert renewed.problems == []
+    assert renewed.changes == foretold.changes
+    assert lab.odoo.keys == [former, lab.key()]
+    retired = lab.run(gateway_key="retire")
+    assert [change.line() for change in retired.changes] == ["odoo_databases[prod].gateway keys: 2 -> 1"]
+    assert lab.odoo.keys == [lab.key()]
+    assert lab.run(gateway_key="retire").changes == []
+
+
+def test_no_key_is_retired_unless_the_kept_one_works(lab: Lab) -> None:
+    lab.settle()
+    lab.odoo.keys = ["former", "somebody-elses"]
+    database = lab.run(gateway_key="retire")
+    assert "does not work, so the former ones stay" in database.problems[0]
+    assert lab.odoo.keys == ["former", "somebody-elses"]
 
 
 def test_the_action_that_makes_the_key_is_the_administrators_and_does_not_stay(lab: Lab) -> None:
