@@ -33,6 +33,24 @@ def holds(folder: str, *identities: str, writable: bool = False) -> list[Exchang
     return [status, (f'{word} "{folder}"', f"* {count} EXISTS\r\n".encode() + OK), (r"FETCH 1:\d .*", listing + OK)]
 
 
+def finds(folder: str, *identities: str) -> list[Exchange]:
+    """The exchanges of a search for <1@x> in a folder of two messages more than it finds."""
+    count = len(identities) + 2
+    uids = range(7, 7 + len(identities))
+    hits = " ".join(map(str, uids)).encode()
+    headers = b"".join(
+        literal(uid, f"UID {uid}", "HEADER", f"Message-ID: {name}".encode())
+        for uid, name in zip(uids, identities, strict=True)
+    )
+    return [
+        (rf'STATUS "{folder}" .*', f'* STATUS "{folder}" (MESSAGES {count})\r\n'.encode() + OK),
+        (f'EXAMINE "{folder}"', f"* {count} EXISTS\r\n".encode() + OK),
+        ('UID SEARCH HEADER Message-ID "<1@x>"', b"* SEARCH " + hits + b"\r\n" + OK),
+        *([(r"UID FETCH \S+ \(UID BODY\.PEEK\[HEADER\]\)", headers + OK)] if identities else []),
+        select(0),
+    ]
+
+
 def quarantine(*identities: str) -> list[Exchange]:
     return [*LOGIN, select(0), *holds("Quarantine", *identities, writable=True)]
 
@@ -240,9 +258,11 @@ def test_where_a_message_is_and_why(
     odoo_says: str,
 ) -> None:
     script: list[Exchange] = [*LOGIN, select(0)]
-    for folder, copies in (("INBOX", inbox), ("Routed", routed), ("Quarantine", quarantined)):
-        script += holds(folder, "<0@x>", *["<1@x>"] * copies)
-        script += [select(0)]
+    places = (("INBOX", inbox), ("Routed", routed), ("Quarantine", quarantined))
+    for folder, copies in places:
+        script += finds(folder, "<1@x>.other", *["<1@x>"] * copies)
+    for folder, _ in places if not inbox + routed + quarantined else ():
+        script += [*holds(folder, "<0@x>"), select(0)]
     http_server.answers = [known(*place)]
     config = configure(http_server.server_port, prod=imap_server(*script).port)
     assert main(["--config", str(config), "explain", "1@x"]) == 0
@@ -257,7 +277,8 @@ def test_where_a_message_is_and_why(
 def test_an_explanation_goes_on_without_odoo(
     configure: Configure, imap_server: ImapScript, closed_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    script = [*LOGIN, select(0), *holds("INBOX", "1@x"), select(1), *holds("Routed"), *holds("Quarantine")]
+    search = [*finds("INBOX"), *holds("Routed"), *holds("Quarantine")]
+    script = [*LOGIN, select(0), *search, *holds("INBOX", "1@x"), select(1), *holds("Routed"), *holds("Quarantine")]
     config = configure(closed_port, prod=imap_server(*script).port)
     assert main(["--config", str(config), "explain", "--json", "<1@x>"]) == 75
     mailbox, database = json.loads(capsys.readouterr().out)

@@ -182,6 +182,29 @@ def test_the_quarantine_is_listed_and_the_inbox_selected_again(
         assert mailbox.message_ids("Routed") == []
 
 
+def test_a_server_searches_as_far_as_it_will(imap_server: ImapScript, certificate: Certificate) -> None:
+    there = (r'STATUS "Routed" .*', b'* STATUS "Routed" (MESSAGES 2)\r\n' + OK)
+    opened = ('EXAMINE "Routed"', b"* 2 EXISTS\r\n" + OK)
+    server = imap_server(
+        *LOGIN,
+        select(0),
+        *(there, opened, (re.escape(r'UID SEARCH HEADER Message-ID "<\"q\\\"@x>"'), b"* SEARCH 5\r\n" + OK)),
+        ("UID FETCH 5 .*", literal(1, "UID 5", "HEADER", rb'Message-ID: <"q\"@x>') + OK),
+        select(3),
+        *(there, opened, ("UID SEARCH .*", b"%t NO not this one\r\n"), select(0)),
+        *(there, opened, ("UID SEARCH .*", OK), select(0)),
+        (r'STATUS "Routed" .*', b"%t NO no such mailbox\r\n"),
+    )
+    with open_mailbox(server.port, certificate) as mailbox:
+        assert mailbox.search("Routed", r'<"q\"@x>') == [r'<"q\"@x>']
+        assert mailbox.count == 3
+        assert mailbox.search("Routed", "<q@x>") == [], "refused"
+        assert mailbox.search("Routed", "<q@x>") == [], "without an answer"
+        assert mailbox.search("Routed", "<q@x>") == [], "without the folder"
+        assert mailbox.search("Routed", "<\xfc@x>") == [], "not to be said in ASCII"
+        assert mailbox.search("Routed", "<a\r\nb@x>") == [], "not to be said at all"
+
+
 def test_what_is_in_another_folder_can_be_read_moved_and_removed(
     imap_server: ImapScript, certificate: Certificate
 ) -> None:

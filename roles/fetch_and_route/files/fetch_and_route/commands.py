@@ -224,14 +224,17 @@ def explain(asker: Asker, message_id: str) -> int:
 
     def ask_mailbox(mailbox: Mailbox) -> Answer:
         state = asker.state(mailbox)
-        copies = {}
-        identity = f"<{wanted}>"
+
+        def look(identities: Callable[[str], Iterable[str]]) -> dict[str, list[str]]:
+            folders = (mailbox.inbox, mailbox.routed, mailbox.quarantine)
+            found = {folder: [name for name in identities(folder) if bare(name) == wanted] for folder in folders}
+            return {folder: names for folder, names in found.items() if names}
+
         with asker.session(mailbox) as session:
-            for folder in (mailbox.inbox, mailbox.routed, mailbox.quarantine):
-                with session.opened(folder) as listed:
-                    found = [entry for entry in listed if bare(entry.message_id) == wanted]
-                if found:
-                    copies[folder], identity = len(found), found[0].message_id
+            # What the server's search does not find anywhere is looked for message by message.
+            found = look(lambda folder: session.search(folder, f"<{wanted}>")) or look(session.message_ids)
+        copies = {folder: len(names) for folder, names in found.items()}
+        identity = next((names[0] for names in found.values()), f"<{wanted}>")
         note = state[identity] if mailbox.inbox in copies or mailbox.quarantine in copies else None
         return {
             "message_id": identity,

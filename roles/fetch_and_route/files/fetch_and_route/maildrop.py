@@ -154,6 +154,10 @@ class Pop3Mailbox:
         with self.opened(folder) as listed:
             return [identity for _, identity in listed]
 
+    def search(self, folder: str, message_id: str) -> list[str]:  # noqa: ARG002 -- as every source
+        """Find nothing: POP3 cannot search."""
+        return []
+
     @contextmanager
     def opened(self, folder: str, *, writable: bool = False) -> Iterator[list[Listed]]:  # noqa: ARG002 -- as every source
         """Yield what the inbox or the quarantine holds, oldest first, and nothing for any other folder.
