@@ -11,6 +11,8 @@ from typing import Any
 
 # The mailbox of whoever runs the host; the others are the databases'.
 POSTMASTER = "postmaster"
+# The mailbox of what other servers report; nobody logs in to it.
+REPORTS = "reports"
 # What a passwd-file and a directory's name can hold alike.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -21,7 +23,7 @@ def mailboxes(databases: Sequence[Mapping[str, Any]]) -> list[str]:
     `databases` is the inventory's odoo_databases. Raises ValueError for a name that cannot be one, or not twice.
     """
     names: list[str] = []
-    taken = {POSTMASTER}
+    taken = {POSTMASTER, REPORTS}
     for database in databases:
         name = str(database["name"])
         if not _NAME.fullmatch(name):
@@ -57,9 +59,19 @@ def passwd_line(password: str, name: str, directory: str) -> str:
     return f"{name.lower()}:{password_hash(password, name)}::::{directory}/{name}::"
 
 
+def mailbox_directories(names: Sequence[str], directory: str) -> list[dict[str, str]]:
+    """Where each mailbox is, as entries for host_files: Dovecot itself makes one only when the first mail comes.
+
+    `names` are the accounts', `directory` holds the mailboxes; that of the reports is there, too.
+    """
+    paths = [directory, *(f"{directory}/{name}" for name in [*names, REPORTS])]
+    own = {"state": "directory", "owner": "vmail", "group": "vmail"}
+    return [{"path": path, "mode": "0750" if path == directory else "0700", **own} for path in paths]
+
+
 class FilterModule:
     """Ansible's door to the functions above."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"mailboxes": mailboxes, "passwd_line": passwd_line}
+        return {"mailbox_directories": mailbox_directories, "mailboxes": mailboxes, "passwd_line": passwd_line}

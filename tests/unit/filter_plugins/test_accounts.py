@@ -61,14 +61,25 @@ def test_a_name_that_is_no_mailbox_is_refused(name: str) -> None:
         accounts.mailboxes([{"name": name}])
 
 
-@pytest.mark.parametrize("names", [["postmaster"], ["prod", "Prod"]])
+@pytest.mark.parametrize("names", [["postmaster"], ["Reports"], ["prod", "Prod"]])
 def test_two_mailboxes_cannot_share_a_name(names: list[str]) -> None:
     with pytest.raises(ValueError, match="there is already a mailbox"):
         accounts.mailboxes([{"name": name} for name in names])
 
 
+def test_each_mailbox_is_made_before_the_first_mail_comes() -> None:
+    own = {"state": "directory", "owner": "vmail", "group": "vmail"}
+    assert accounts.mailbox_directories(["Prod", "postmaster"], "/var/vmail") == [
+        {"path": "/var/vmail", "mode": "0750", **own},
+        {"path": "/var/vmail/Prod", "mode": "0700", **own},
+        {"path": "/var/vmail/postmaster", "mode": "0700", **own},
+        {"path": "/var/vmail/reports", "mode": "0700", **own},
+    ]
+
+
 def test_the_filters_are_the_functions() -> None:
     assert accounts.FilterModule().filters() == {
+        "mailbox_directories": accounts.mailbox_directories,
         "mailboxes": accounts.mailboxes,
         "passwd_line": accounts.passwd_line,
     }
