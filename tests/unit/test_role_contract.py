@@ -36,6 +36,8 @@ NOT_ALLOWED = {
     "raw": "use command, or a module",
     "ignore_errors": "use failed_when with the condition that is meant",
 }
+# What these install has no service, or one that only waits for the host's shutdown.
+NO_DAEMON = {"certificate", "unattended_upgrades"}
 TASK_WORDS = {"block", "rescue", "always"}
 TEMPLATE_CALL = re.compile(r"lookup\('(?:ansible\.builtin\.)?template', *'([^']+)'\)")
 SECRET_NAME = re.compile(r"(^|_)(password|passphrase|secret|api_key|token|private|private_key)(_|$)")
@@ -145,6 +147,12 @@ def test_required_variables_have_no_default(role: Path) -> None:
     required = {name for name, option in options_of(role).items() if option.get("required")}
     assert not required & set(defaults_of(role))
     assert not [name for name in required if "default" in options_of(role)[name]]
+
+
+def test_no_package_starts_its_service_with_the_vendors_configuration(role: Path) -> None:
+    installing = [task["ansible.builtin.apt"] for task in tasks_of(role) if "ansible.builtin.apt" in task]
+    if role.name not in NO_DAEMON:
+        assert [apt.get("policy_rc_d") for apt in installing] == [101] * len(installing)
 
 
 def test_every_variable_is_explained(role: Path) -> None:
