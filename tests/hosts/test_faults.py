@@ -98,9 +98,9 @@ def has_gone_signed(message: EmailMessage) -> None:
     assert "dkim=pass" in " ".join(received.get_all("Authentication-Results", []))
 
 
-def wait_until(host: Host, condition: str) -> None:
+def wait_until(host: Host, condition: str, seconds: float = WAIT) -> None:
     """Return as soon as a command on a host succeeds."""
-    HOSTS.ssh(host, f"timeout {WAIT:.0f} sh -c 'until {condition}; do sleep 0.05; done'")
+    HOSTS.ssh(host, f"timeout {seconds:.0f} sh -c 'until {condition}; do sleep 0.05; done'")
 
 
 def listens(port: int) -> str:
@@ -230,14 +230,23 @@ def test_strangers_who_say_nothing_keep_nobody_out() -> None:
 MAIN_PIDS = {
     "postfix": "cat /var/spool/postfix/pid/master.pid",
     "dovecot": "cat /run/dovecot/master.pid",
+    "rspamd": "systemctl show --value --property=MainPID rspamd",
 }
-PORTS = (25, 465, 587, 993)
 
 
-def test_what_is_killed_comes_back_by_itself(coming: EmailMessage, going: EmailMessage) -> None:
-    killed = [f"[ $({ask}) != {HOSTS.ssh(MAIL, ask).strip()} ]" for ask in MAIN_PIDS.values()]
-    HOSTS.ssh(MAIL, "kill -KILL", *(f"$({ask})" for ask in MAIN_PIDS.values()))
-    wait_until(MAIL, " && ".join([*killed, *map(listens, PORTS)]))
+@pytest.mark.parametrize(("daemons", "ports"), [(("postfix", "dovecot"), (25, 465, 587, 993)), (("rspamd",), (11332,))])
+def test_what_is_killed_comes_back_within_seconds(
+    daemons: tuple[str, ...], ports: tuple[int, ...], coming: EmailMessage, going: EmailMessage
+) -> None:
+    """Also while somebody is about to send: rspamd's workers would wait for the end of that."""
+    ask = [MAIN_PIDS[daemon] for daemon in daemons]
+    killed = [f"[ $({each}) != {HOSTS.ssh(MAIL, each).strip()} ]" for each in ask]
+    with smtplib.SMTP(MAIL.name, 25, local_hostname="client.customer.example", timeout=WAIT) as session:
+        session.ehlo()
+        assert session.mail(STRANGER)[0] == 250
+        HOSTS.ssh(MAIL, "kill -KILL", *(f"$({each})" for each in ask))
+        active = f"systemctl is-active --quiet {' '.join(daemons)}"
+        wait_until(MAIL, " && ".join([*killed, active, *map(listens, ports)]), seconds=30)
     take(coming)
     submit(going)
     has_come(coming)
