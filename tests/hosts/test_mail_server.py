@@ -194,6 +194,14 @@ class TestDelivery:
         received = mailbox.wait(message["Message-ID"], count=2)
         assert {str(copy.get_all("Delivered-To")) for copy in received} == {str([each]) for each in recipients}
 
+    def test_a_mail_to_many_of_our_addresses_is_put_off_for_none(self, mailbox: Mailbox) -> None:
+        """They are delivered side by side, and all to one mailbox."""
+        recipients = [f"{ALIASES[0]}+{number}@{DOMAIN}" for number in range(100)]
+        message = mailbox.message(f"{ALIASES[0]}@{DOMAIN}")
+        send(message, *recipients)
+        received = mailbox.wait(message["Message-ID"], count=100)
+        assert sorted(str(copy["Delivered-To"]) for copy in received) == sorted(recipients)
+
     def test_a_strangers_own_claims_about_the_envelope_are_dropped(self, mailbox: Mailbox) -> None:
         message = mailbox.message(f"{ALIASES[0]}@{DOMAIN}")
         message["Delivered-To"] = f"{CATCHALL}@{DOMAIN}"
