@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import email.policy
 import email.utils
 import os
 import re
@@ -23,6 +24,7 @@ DOMAIN = HOSTS.domain["name"]
 POSTMASTER = f"postmaster@{DOMAIN}"
 OURS = f"sales@{DOMAIN}"
 STRICT = "somebody@customer.example"  # its DMARC policy is to refuse what is not its own
+CAREFUL = "somebody@careful.customer.example"  # its policy is to mark it
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 ARC = {
     "ARC-Authentication-Results": "i=1; forwarder.example; dmarc=pass header.from=customer.example",
@@ -98,14 +100,42 @@ def test_what_is_refused_is_refused_while_its_sender_is_there(refused: EmailMess
 
 
 def test_a_domain_that_asks_for_quarantine_has_its_forgeries_marked() -> None:
-    """Ours asks for that. Who forges it is not refused, and no reader is left without a warning."""
-    forged = message(OURS, Authentication_Results=f"{HOSTS.mail.name}; dmarc=pass header.from={DOMAIN}")
+    """Who forges it is not refused, and no reader is left without a warning."""
+    forged = message(CAREFUL, Authentication_Results=f"{HOSTS.mail.name}; dmarc=pass header.from={DOMAIN}")
     forged["X-Spam"] = "No"
     assert send(forged.as_bytes())[0] == 250
     with arrived(forged["Message-ID"]) as received:
         for verdict in ("dkim=none", "spf=fail", "dmarc=fail", "(policy=quarantine)"):
             assert verdict in verdicts(received)
         assert "Yes" in received.get_all("X-Spam", [])
+
+
+@pytest.mark.parametrize(
+    "sender",
+    [
+        f"Boss <boss@{DOMAIN}>",
+        f"boss@{DOMAIN.upper()}",
+        f"=?utf-8?q?=42oss?= <boss@{DOMAIN}>",
+        f"boss@{DOMAIN}, spammer@stranger.example",
+        f"spammer@stranger.example, boss@{DOMAIN}",
+        f"spammer@stranger.example\r\nFrom: boss@{DOMAIN}",
+        f"boss@{DOMAIN}\r\nFrom: spammer@stranger.example",
+    ],
+)
+def test_nobody_outside_writes_as_one_of_us(sender: str) -> None:
+    """Odoo takes mail for that of the user who has the address, with all that the user may do."""
+    raw = message("somebody@stranger.example").as_bytes(policy=email.policy.SMTP)
+    code, text = send(raw.replace(b"From: somebody@stranger.example", f"From: {sender}".encode()))
+    assert (code, b"this From address is ours" in text) == (554, True), text
+
+
+@pytest.mark.parametrize("sender", [f"{DOMAIN} <somebody@stranger.example>", f"boss@{DOMAIN}.stranger.example"])
+def test_who_only_mentions_us_may_write(sender: str) -> None:
+    mentioned = message("somebody@stranger.example")
+    raw = mentioned.as_bytes(policy=email.policy.SMTP)
+    assert send(raw.replace(b"From: somebody@stranger.example", f"From: {sender}".encode()))[0] == 250
+    with arrived(mentioned["Message-ID"]):
+        pass
 
 
 def test_a_forwarder_s_seal_is_verified() -> None:
