@@ -70,7 +70,7 @@ MAILBOX_KEYS = (
 OAUTH_KEYS = ("token_url", "client_id", "client_secret", "refresh_token", "scope", "grant", "ca_file")
 SMARTHOST_KEYS = ("host", "port", "tls", "login", "password", "domains")
 ALIAS_KEYS = ("name", "model", "record", "contact")
-PERSON_KEYS = ("name", "relay_to")
+PERSON_KEYS = ("name", "relay_to", "instead_of_alias")
 FORWARD_ZONE_KEYS = ("name", "servers")
 ZONE_KEYS = ("name", "server", "port", "key_name", "key_algorithm", "key_file")
 
@@ -268,13 +268,18 @@ def _name_problems(problems: Problems, where: str, domain: Mapping[str, Any]) ->
     """All local parts of a domain: each valid, and no two uses of one that exclude each other."""
     seen: dict[str, str] = {}
 
-    def take(variable: str, what: str, value: object, missing: str = "") -> None:
+    def take(variable: str, what: str, value: object, missing: str = "", instead: bool = False) -> None:
         name = problems.text(variable, value, local_part_problem, missing)
-        if name in seen:
+        if instead and seen.get(name) == "a business alias":
+            seen[name] = what
+        elif name in seen:
             # What Odoo's page says about that: mail on Odoo's records would fill the person's mailbox, or the person's
             # mail Odoo.
+            alias = (what, seen[name]) == ("a person", "a business alias")
             both = "" if what == seen[name] or "a person" not in (what, seen[name]) else BOTH
-            problems.add(variable, f"{shown(name)} is already {seen[name]} of this domain{both}: choose another name")
+            other = ", or write instead_of_alias: true if the person's mailbox is to have it all" if alias else ""
+            what_then = f"choose another name{other}"
+            problems.add(variable, f"{shown(name)} is already {seen[name]} of this domain{both}: {what_then}")
         elif name:
             seen[name] = what
 
@@ -295,7 +300,10 @@ def _name_problems(problems: Problems, where: str, domain: Mapping[str, Any]) ->
     for variable, entry in problems.items(f"{where}.people", domain.get("people")):
         person = problems.dictionary(variable, entry, PERSON_KEYS)
         if person is not None:
-            take(f"{variable}.name", "a person", person.get("name"), "give what stands before the @")
+            instead = person.get("instead_of_alias", False)
+            if not isinstance(instead, bool):
+                problems.add(f"{variable}.instead_of_alias", f"is {kind(instead)}: write true or false")
+            take(f"{variable}.name", "a person", person.get("name"), "give what stands before the @", instead is True)
             remedy = "name the mail host of the provider that has the mailbox"
             problems.text(f"{variable}.relay_to", person.get("relay_to"), host_problem, remedy)
     for place, (_, name) in enumerate(problems.items(f"{where}.former_names", domain.get("former_names"))):
@@ -696,8 +704,11 @@ def host_problems(hosts: object) -> list[str]:
             problems.add(name, f"is {found}: use a host with Debian {' or '.join(DEBIAN)}")
         if facts.get("effective_user_id"):
             problems.add(name, "is entered as a user who is not root: set ansible_user: root, or ansible_become: true")
-        elif taken := facts.get("port_25"):
-            problems.add(name, f"port 25 is taken by {taken}: stop and remove it, or use another host")
+            continue
+        taken = facts.get("taken_ports")
+        for port, process in taken.items() if isinstance(taken, Mapping) else ():
+            if str(port) != "995" or host.get("dovecot_pop3"):
+                problems.add(name, f"port {port} is taken by {process}: stop and remove it, or use another host")
     return problems.lines
 
 

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -86,10 +87,12 @@ ansible_facts:
       description: What is in /etc/resolv.conf; empty when it is a link to what somebody else writes.
       type: str
       sample: nameserver 192.0.2.53
-    port_25:
-      description: Name of the process that listens on TCP port 25, on any address; empty when it is Postfix or nobody.
-      type: str
-      sample: exim4
+    taken_ports:
+      description:
+        - Name of the process that listens on each TCP port that the mail host needs, by the port, unless it is the
+          service that Mailroom runs there. Port 53 counts on 127.0.0.1 alone, all others on any address.
+      type: dict
+      sample: {"25": exim4}
     port_80:
       description: Name of the process that listens on TCP port 80, on any address; empty when it is nobody.
       type: str
@@ -143,10 +146,19 @@ def installed_packages(status: str) -> dict[str, str]:
     return packages
 
 
+SERVICES = {25: "/postfix/", 465: "/postfix/", 587: "/postfix/", 993: "/dovecot", 995: "/dovecot", 53: "/unbound"}
+"""What is in the path of the programs that Mailroom runs on each port."""
+HTTP = 80
+RESOLVER, OF_RESOLVER = 53, ("0100007F", "7F000001", "00000000", "0" * 32)
+"""Other addresses of this host may have other resolvers, as systemd-resolved at 127.0.0.53."""
+
+
 def listening_sockets(table: str) -> dict[str, int]:
     """The TCP ports that are listened on in a /proc/net/tcp or tcp6 table, by the sockets' inodes, see proc_net(5)."""
     rows = [line.split() for line in table.splitlines()[1:]]
-    return {row[9]: int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 9 and row[3] == LISTEN}
+    found = [(row[9], *row[1].split(":")) for row in rows if len(row) > 9 and row[3] == LISTEN]
+    ports = [(inode, address, int(port, 16)) for inode, address, port in found]
+    return {inode: port for inode, address, port in ports if port != RESOLVER or address in OF_RESOLVER}
 
 
 def all_listening(proc: Path) -> dict[str, int]:
@@ -156,16 +168,31 @@ def all_listening(proc: Path) -> dict[str, int]:
     return {f"socket:[{inode}]": port for sockets in found for inode, port in sockets.items()}
 
 
-def _holds(process: Path, sockets: set[str]) -> bool:
+def _links(process: Path) -> Iterator[str]:
+    """What the descriptors of a process link to."""
     try:
-        return any(str(descriptor.readlink()) in sockets for descriptor in (process / "fd").iterdir())
+        descriptors = list((process / "fd").iterdir())
     except OSError:  # the process has ended meanwhile, or is not ours to see
-        return False
+        return
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):
+            yield str(descriptor.readlink())
 
 
-def _is_postfix(process: Path) -> bool:
+def _holders(proc: Path) -> dict[int, list[Path]]:
+    """The processes that listen on each TCP port; none where they cannot be seen."""
+    listening = all_listening(proc)
+    holders: dict[int, list[Path]] = {port: [] for port in listening.values()}
+    processes = sorted((entry for entry in proc.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
+    for process in processes:
+        for port in {listening[link] for link in _links(process) if link in listening}:
+            holders[port].append(process)
+    return holders
+
+
+def _runs(process: Path, program: str) -> bool:
     try:
-        return "/postfix/" in str((process / "exe").readlink())
+        return program in str((process / "exe").readlink())
     except OSError:
         return False
 
@@ -177,17 +204,15 @@ def _name(process: Path) -> str:
         return "a process that has just ended"
 
 
-def foreign_listener(port: int, proc: Path = Path("/proc")) -> str:
-    """Name of the process that listens on a TCP port; empty when that is a part of Postfix, or nobody."""
-    sockets = {socket for socket, listening in all_listening(proc).items() if listening == port}
-    if not sockets:
-        return ""
-    processes = sorted((entry for entry in proc.iterdir() if entry.name.isdigit()), key=lambda entry: int(entry.name))
-    holders = [process for process in processes if _holds(process, sockets)]
-    if not holders:
-        return "a process out of sight"
-    foreign = [holder for holder in holders if not _is_postfix(holder)]
-    return _name(foreign[0]) if foreign else ""
+def foreign_listeners(services: Mapping[int, str], proc: Path = Path("/proc")) -> dict[int, str]:
+    """Name of a process that listens on each of these TCP ports; none for those that nobody has, or that program."""
+    found = {}
+    for port, holders in _holders(proc).items():
+        if port in services:
+            foreign = [holder for holder in holders if not _runs(holder, services[port])]
+            if foreign or not holders:
+                found[port] = _name(foreign[0]) if foreign else "a process out of sight"
+    return found
 
 
 def ssh_session(proc: Path = Path("/proc"), process: int | None = None) -> tuple[str, int]:
@@ -212,9 +237,7 @@ def ssh_session(proc: Path = Path("/proc"), process: int | None = None) -> tuple
 
 def ssh_ports(proc: Path = Path("/proc")) -> list[int]:
     """The TCP ports that processes called sshd listen on."""
-    sockets = all_listening(proc)
-    servers = [entry for entry in proc.iterdir() if entry.name.isdigit() and _name(entry) == "sshd"]
-    return sorted({port for socket, port in sockets.items() for server in servers if _holds(server, {socket})})
+    return sorted(port for port, holders in _holders(proc).items() if any(_name(each) == "sshd" for each in holders))
 
 
 SETTLED = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
@@ -251,6 +274,7 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
     status = status_file.read_text(errors="replace") if status_file.exists() else ""
     units = show_units()
     ssh_client, ssh_port = ssh_session(root / "proc")
+    taken = foreign_listeners(SERVICES | {HTTP: "/postfix/"}, root / "proc")
     passwd_file = root / "etc/passwd"
     passwd = passwd_file.read_text(errors="replace") if passwd_file.exists() else ""
     resolv_conf = root / "etc/resolv.conf"
@@ -265,8 +289,8 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
         "running": units_that_are(RUNNING, units),
         "in_use": units_in_use(units),
         "resolv_conf": resolv_conf.read_text(errors="replace") if own else "",
-        "port_25": foreign_listener(25, root / "proc"),
-        "port_80": foreign_listener(80, root / "proc"),
+        "taken_ports": {str(port): name for port, name in taken.items() if port != HTTP},
+        "port_80": taken.get(HTTP, ""),
         "acme_certificate": (root / "etc/letsencrypt/renewal/mailroom.conf").exists(),
         "ssh_ports": sorted({*ssh_ports(root / "proc"), ssh_port} - {0}),
         "ssh_client": ssh_client,

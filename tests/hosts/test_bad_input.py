@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import os
 import re
 import subprocess
@@ -13,15 +14,18 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.story import ROOT, Hosts
 
 pytestmark = pytest.mark.hosts
 
-# Takes port 25, and tells systemd when it has it (sd_notify(3)).
+# Takes two ports, and tells systemd when it has them (sd_notify(3)).
 LISTENER = """
 import os, socket
-taken = socket.create_server(("", 25))
+taken, resolver = socket.create_server(("", 25)), socket.create_server(("127.0.0.1", 53))
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
 taken.accept()
 """.replace("\n", "; ").strip("; ")
@@ -77,6 +81,19 @@ def company(hosts: Hosts, tmp_path: Path) -> Company:
     return Company(hosts, tmp_path)
 
 
+def expired_certificate(name: str, chain: Path, key: Path) -> None:
+    own = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    made = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(own.public_key())
+    made = made.serial_number(x509.random_serial_number()).add_extension(
+        x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False
+    )
+    made = made.not_valid_before(datetime.datetime(2020, 1, 1)).not_valid_after(datetime.datetime(2021, 1, 1))  # noqa: DTZ001 - UTC
+    chain.write_bytes(made.sign(own, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    key.write_bytes(own.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+
+
 def test_all_problems_of_the_inventory_are_told_at_once(company: Company) -> None:
     company.domain.update(name="example_com", catchall="catch all", bounce="sales", people=[{"name": "projects"}])
     company.facts["odoo_databases"].append({"name": "second", "login": "admin", "password": "x", "domains": []})
@@ -104,6 +121,60 @@ def test_own_files_that_cannot_serve_are_told_with_the_rest(company: Company, ho
     assert "catch all" in output
     assert f"odoo.example.com.pem is not valid for {hosts.mail.name}" in output
     assert f"{hosts.mail.name}.key does not belong to the first certificate" in output
+    assert "nothing was changed" in output
+
+
+def test_settings_of_later_roles_are_told_with_the_rest(company: Company) -> None:
+    """Ansible itself would find them when that role's turn comes, with the roles before it already done."""
+    company.domain["people"] = [{"name": "sales", "relay_to": "mx.provider.example"}]
+    company.facts |= {
+        "postfix_inet_protocols": "ipv5",
+        "postfix_queue_lifetime": "3 days",
+        "fail2ban_ban_time": "for ever",
+        "nftables_extra_ports": [70000],
+        "unattended_upgrades_reboot_time": "4 am",
+        "unbound_forwarders": ["resolver.example.com"],
+        "postfix_smarthosts": [{"host": "smtp.provider.example", "tls": "maybe"}],
+    }
+
+    code, output = company.run()
+
+    assert code != 0
+    for part in (
+        "people[sales].name: 'sales' is already a business alias of this domain",
+        "instead_of_alias: true",
+        "postfix_inet_protocols: 'ipv5' cannot be: use one of all, ipv4, ipv6",
+        "postfix_queue_lifetime: '3 days' is no time",
+        "fail2ban_ban_time: 'for ever' is no time",
+        "nftables_extra_ports: 70000 cannot be",
+        "unattended_upgrades_reboot_time: '4 am' is no time of day",
+        "is no address of a resolver",
+        "postfix_smarthosts[smtp.provider.example].tls: 'maybe' cannot be",
+        "postfix_smarthosts[smtp.provider.example].login: is missing",
+        "postfix_smarthosts[smtp.provider.example].password: is missing",
+    ):
+        assert part in output, part
+    assert "nothing was changed" in output
+
+
+def test_a_domain_listed_twice_and_an_expired_certificate_are_told_with_the_rest(
+    company: Company, tmp_path: Path
+) -> None:
+    company.domain["bounce"] = company.domain["catchall"]
+    company.facts["odoo_databases"].append(copy.deepcopy(company.database) | {"name": "second"})
+    chain, key = tmp_path / "expired.pem", tmp_path / "expired.key"
+    expired_certificate("mail.example.com", chain, key)
+    company.facts |= {
+        "certificate_mode": "files",
+        "certificate_chain_file": str(chain),
+        "certificate_key_file": str(key),
+    }
+
+    code, output = company.run()
+
+    assert code != 0
+    for part in ("is given twice", "is already the catchall of this domain", "expired.pem expired on"):
+        assert part in output, part
     assert "nothing was changed" in output
 
 
@@ -166,8 +237,8 @@ def test_a_host_that_is_unfit_is_told_with_the_rest(company: Company, unfit_host
 
     assert code != 0
     assert "Debian 12 or 13" in output
-    assert "25" in output
-    assert "python3" in output
+    for port in ("25", "53"):
+        assert f"port {port} is taken by python3: stop and remove it" in output
     assert "catchall" in output
 
 

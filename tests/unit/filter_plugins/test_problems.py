@@ -68,7 +68,7 @@ HOST: dict[str, Any] = {
         "distribution": "Debian",
         "distribution_major_version": "13",
         "effective_user_id": 0,
-        "port_25": "",
+        "taken_ports": {},
     },
 }
 
@@ -257,8 +257,20 @@ def test_two_uses_of_a_name_that_exclude_each_other(changes: dict[str, Any], var
     (line,) = problems_in_domain(**changes)
     assert line.startswith(f"{WHERE}.{variable}: ")
     assert f"is already {what} of this domain" in line
-    assert line.endswith(": choose another name")
+    assert ": choose another name" in line
+    assert ("instead_of_alias" in line) == ((what, variable[:6]) == ("a business alias", "people"))
     assert ("a person's own mail to the person" in line) == (variable.startswith("people") and what != "a person")
+
+
+def test_a_person_may_have_an_alias_s_mail_on_purpose() -> None:
+    person = {"name": "sales", "relay_to": "mx.example", "instead_of_alias": True}
+    assert problems_in_domain(people=[person]) == []
+    (line,) = problems_in_domain(people=[person, person])
+    assert "is already a person of this domain" in line
+    (line,) = problems_in_domain(people=[{**person, "name": "bounce"}])
+    assert "is already the bounce name of this domain" in line
+    (line,) = problems_in_domain(people=[{**person, "name": "carl", "instead_of_alias": "yes"}])
+    assert "instead_of_alias: is text: write true or false" in line
 
 
 def test_the_same_name_in_two_domains_is_fine() -> None:
@@ -542,14 +554,25 @@ def test_a_host_with_a_problem(changes: dict[str, Any], problem: str) -> None:
         ({"distribution": "Ubuntu", "distribution_major_version": "24"}, "is Ubuntu 24: use a host with Debian"),
         ({"distribution": "Ubuntu", "distribution_major_version": "13"}, "is Ubuntu 13: use a host with Debian"),
         ({"distribution": "", "distribution_major_version": ""}, "is no system that we know: use a host with Debian"),
-        ({"port_25": "exim4"}, "mail.example.com: port 25 is taken by exim4: stop and remove it, or use another host"),
+        (
+            {"taken_ports": {"25": "exim4"}},
+            "mail.example.com: port 25 is taken by exim4: stop and remove it, or use another host",
+        ),
+        ({"taken_ports": {"53": "dnsmasq"}}, "mail.example.com: port 53 is taken by dnsmasq: stop and remove it"),
         ({"effective_user_id": 1000}, "not root: set ansible_user: root, or ansible_become: true"),
-        ({"effective_user_id": 1000, "port_25": "a process out of sight"}, "not root"),
+        ({"effective_user_id": 1000, "taken_ports": {"25": "a process out of sight"}}, "not root"),
     ],
 )
 def test_a_host_whose_facts_are_a_problem(facts: dict[str, Any], problem: str) -> None:
     (line,) = host_problems([{**HOST, "ansible_facts": {**HOST["ansible_facts"], **facts}}])
     assert problem in line
+
+
+def test_a_port_counts_only_where_it_is_used() -> None:
+    facts = {**HOST["ansible_facts"], "taken_ports": {"995": "courier"}}
+    assert host_problems([{**HOST, "ansible_facts": facts}]) == []
+    (line,) = host_problems([{**HOST, "ansible_facts": facts, "dovecot_pop3": True}])
+    assert "port 995 is taken by courier" in line
 
 
 def test_everything_is_said_at_once() -> None:
@@ -613,7 +636,7 @@ KEYS = st.sampled_from(
     [
         "name url login password ca_file domains catchall bounce default_from former_names postmaster aliases people",
         "model record relay_to server port key_name key_algorithm key_file inventory_hostname mail_host_ipv4",
-        "mail_host_ipv6 ansible_facts distribution distribution_major_version effective_user_id port_25",
+        "mail_host_ipv6 ansible_facts distribution distribution_major_version effective_user_id taken_ports",
     ]
 ).flatmap(lambda names: st.sampled_from(names.split()))
 TEXTS = st.one_of(

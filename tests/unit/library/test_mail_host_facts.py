@@ -101,10 +101,14 @@ def test_a_resolv_conf_is_told_when_it_is_nobody_elses(proc: Path) -> None:
     assert mail_host_facts.facts(proc.parent)["resolv_conf"] == ""
 
 
+def foreign(proc: Path) -> dict[int, str]:
+    return mail_host_facts.foreign_listeners(mail_host_facts.SERVICES, proc)
+
+
 def test_a_free_port_is_nobodys(proc: Path) -> None:
     (proc / "net/tcp").write_text(HEADER + row(0, "00000000:0019", "01", 7) + row(1, "00000000:0016", "0A", 8))
     process(proc, 10, "sshd", "/usr/sbin/sshd", "socket:[7]", "socket:[8]")
-    assert mail_host_facts.foreign_listener(25, proc) == ""
+    assert foreign(proc) == {}
 
 
 @pytest.mark.parametrize("table", ["tcp", "tcp6"])
@@ -112,20 +116,20 @@ def test_who_has_the_port_is_named(proc: Path, table: str) -> None:
     (proc / f"net/{table}").write_text(HEADER + row(0, "0100007F:0019", "0A", 4711))
     process(proc, 9, "init", "/sbin/init", "/dev/null", "socket:[471]")
     process(proc, 210, "exim4", "/usr/sbin/exim4", "/dev/null", "socket:[4711]")
-    assert mail_host_facts.foreign_listener(25, proc) == "exim4"
+    assert foreign(proc) == {25: "exim4"}
 
 
 def test_postfix_and_its_children_may_have_the_port(proc: Path) -> None:
     (proc / "net/tcp").write_text(HEADER + row(0, "00000000:0019", "0A", 4711))
     process(proc, 210, "master", "/usr/lib/postfix/sbin/master", "socket:[4711]")
     process(proc, 211, "smtpd", "/usr/lib/postfix/sbin/smtpd (deleted)", "socket:[4711]")
-    assert mail_host_facts.foreign_listener(25, proc) == ""
+    assert foreign(proc) == {}
 
 
 def test_another_programs_master_is_not_postfix(proc: Path) -> None:
     (proc / "net/tcp").write_text(HEADER + row(0, "00000000:0019", "0A", 4711))
     process(proc, 210, "master", "/usr/lib/cyrus/bin/master", "socket:[4711]")
-    assert mail_host_facts.foreign_listener(25, proc) == "master"
+    assert foreign(proc) == {25: "master"}
 
 
 def test_postfix_on_one_address_does_not_hide_another_on_the_other(proc: Path) -> None:
@@ -133,18 +137,41 @@ def test_postfix_on_one_address_does_not_hide_another_on_the_other(proc: Path) -
     (proc / "net/tcp6").write_text(HEADER + row(0, f"{'0' * 32}:0019", "0A", 2))
     process(proc, 210, "master", "/usr/lib/postfix/sbin/master", "socket:[1]")
     process(proc, 300, "exim4", "/usr/sbin/exim4", "socket:[2]")
-    assert mail_host_facts.foreign_listener(25, proc) == "exim4"
+    assert foreign(proc) == {25: "exim4"}
 
 
 def test_a_holder_that_cannot_be_seen_still_takes_the_port(proc: Path) -> None:
     (proc / "net/tcp").write_text(HEADER + row(0, "00000000:0019", "0A", 4711))
-    assert mail_host_facts.foreign_listener(25, proc) == "a process out of sight"
+    assert foreign(proc) == {25: "a process out of sight"}
+
+
+def test_each_port_has_its_own_service(proc: Path) -> None:
+    rows = [row(0, "00000000:01D1", "0A", 1), row(1, "00000000:03E1", "0A", 2), row(2, "0100007F:0035", "0A", 3)]
+    (proc / "net/tcp").write_text(HEADER + "".join(rows))
+    process(proc, 210, "master", "/usr/lib/postfix/sbin/master", "socket:[1]")
+    process(proc, 211, "dovecot", "/usr/sbin/dovecot", "socket:[2]")
+    process(proc, 212, "imap-login", "/usr/libexec/dovecot/imap-login", "socket:[2]")
+    process(proc, 213, "unbound", "/usr/sbin/unbound", "socket:[3]")
+    assert foreign(proc) == {}
+    process(proc, 300, "haproxy", "/usr/sbin/haproxy", "socket:[2]")
+    assert foreign(proc) == {993: "haproxy"}
+
+
+@pytest.mark.parametrize(
+    ("address", "in_the_way"),
+    [("0100007F", True), ("00000000", True), ("3500007F", False), ("19004D0A", False)],
+)
+def test_a_resolver_of_another_address_is_not_in_the_way(proc: Path, address: str, in_the_way: bool) -> None:
+    (proc / "net/tcp").write_text(HEADER + row(0, f"{address}:0035", "0A", 4711))
+    process(proc, 210, "dnsmasq", "/usr/sbin/dnsmasq", "socket:[4711]")
+    assert foreign(proc) == ({53: "dnsmasq"} if in_the_way else {})
 
 
 def test_this_machines_listener_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         name = Path("/proc/self/comm").read_text().strip()
-        assert mail_host_facts.foreign_listener(server.getsockname()[1]) == name
+        port = server.getsockname()[1]
+        assert mail_host_facts.foreign_listeners({port: "/postfix/"}) == {port: name}
 
 
 def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +195,7 @@ def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixtur
         "running",
         "in_use",
         "resolv_conf",
-        "port_25",
+        "taken_ports",
         "port_80",
         "acme_certificate",
         "time_epoch",
