@@ -87,6 +87,35 @@ def site(*more: str) -> None:
     run("ansible-playbook", "-i", "inventory/demo", "site.yml", *more)
 
 
+def command(hosts: Hosts, host: Host, text: str) -> list[str]:
+    """A command on a host, to be started here."""
+    options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+    return ["ssh", "-F", str(hosts.secrets / "ssh" / "config"), *options, host.name, text]
+
+
+def output(arguments: Sequence[str], data: bytes = b"") -> bytes:
+    """What a command prints, given `data`. Raises Failed with its last words."""
+    done = subprocess.run(arguments, env=environment(), input=data, capture_output=True, check=False)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace")[-2000:]
+        raise Failed(f"'{' '.join(arguments[-2:])}' ended with {done.returncode}: {words}")
+    return done.stdout
+
+
+def deployed() -> Hosts:
+    """The test hosts, made if they do not answer, with what is in this repository. Raises Failed."""
+    try:
+        hosts = Hosts()
+        output(command(hosts, hosts.mail, "true"))
+    except Failed:
+        run("tests/setup", "hosts")
+        run("molecule", "destroy")
+        run("molecule", "create")
+        hosts = Hosts()
+    site()
+    return hosts
+
+
 class Admin(Odoo):
     """Odoo's administrator; each call has a connection of its own, for minutes may be between two of them."""
 
@@ -101,15 +130,7 @@ class Lab:
 
     def __init__(self) -> None:
         """Make the hosts if they do not answer, and deploy what is in this repository. Raises Failed."""
-        try:
-            self.hosts = Hosts()
-            self.ssh(self.hosts.mail, "true")
-        except Failed:
-            run("tests/setup", "hosts")
-            run("molecule", "destroy")
-            run("molecule", "create")
-            self.hosts = Hosts()
-        site()
+        self.hosts = deployed()
         self.name: str = self.hosts.database["name"]
         ca_file = str(self.hosts.secrets / "ca" / "ca.pem")
         self.admin = Admin(self.hosts.database["url"], self.name, ca_file, timeout=300)
@@ -153,18 +174,13 @@ class Lab:
             self.admin.call("fetchmail.server", "write", [self.server], {"active": False})
             self.admin.call("ir.cron", "write", [cron], {"nextcall": before})
 
-    def command(self, host: Host, command: str) -> list[str]:
+    def command(self, host: Host, text: str) -> list[str]:
         """A command on a host, to be started here."""
-        options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
-        return ["ssh", "-F", str(self.hosts.secrets / "ssh" / "config"), *options, host.name, command]
+        return command(self.hosts, host, text)
 
-    def ssh(self, host: Host, command: str, data: bytes = b"") -> bytes:
+    def ssh(self, host: Host, text: str, data: bytes = b"") -> bytes:
         """What a command on a host prints, given `data`. Raises Failed with its last words."""
-        done = subprocess.run(self.command(host, command), input=data, capture_output=True, check=False)
-        if done.returncode:
-            words = done.stderr.decode(errors="replace")[-2000:]
-            raise Failed(f"{host.name}: '{command}' ended with {done.returncode}: {words}")
-        return done.stdout
+        return output(self.command(host, text), data)
 
     def helper(self, host: Host, arguments: str, data: bytes = b"") -> dict[str, Any]:
         """What on_host.py says on a host. Raises Failed, also when what it measured failed."""

@@ -1,4 +1,4 @@
-"""What bench/routing needs on the test hosts themselves; copied there, and run by Debian's own Python.
+"""What bench/routing and bench/mailserver need on the test hosts; copied there, and run by Debian's own Python.
 
     on_host.py measure COMMAND...              run it; prints its seconds, CPU seconds and peak memory
     on_host.py routed-by-stub NUMBER CONFIG    measure a run against an Odoo that takes everything at once; it is told
@@ -6,13 +6,17 @@
     on_host.py fill FOLDER NUMBER              put new mail into a Maildir folder
     on_host.py mailgate SCRIPT ARGUMENTS...    run it once for each message of standard input, one after the other
     on_host.py send HOST RECIPIENT             send each message of standard input to HOST, saying when it was taken
+    on_host.py submit                          log in and send mail over several connections, as standard input says
+    on_host.py drained SECONDS                 wait until nothing is in Postfix's queue; prints how much still is
+    on_host.py arrived FOLDER TAG              messages with TAG in their subject that a folder of files has
 
-Messages on standard input are base64, one a line; what is printed is JSON, one object a line.
+Messages on standard input are base64, one a line, unless said otherwise; what is printed is JSON, one object a line.
 """
 
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import random
@@ -213,6 +217,88 @@ def send(host: str, recipient: str) -> dict[str, Any]:
     return {}
 
 
+def submit() -> dict[str, Any]:
+    """Send mail as somebody who logs in; standard input has the arguments of `submitted` as JSON."""
+    return submitted(**json.load(sys.stdin))
+
+
+def submitted(
+    *,
+    address: str,
+    name: str,
+    authority: str,
+    login: str,
+    password: str,
+    sender: str,
+    recipient: str,
+    tag: str,
+    number: int,
+    connections: int,
+    size: int,
+) -> dict[str, Any]:
+    """Send so many messages to port 465 over so many connections at once, which begin when all of them have logged in.
+
+    Returns when that was, and each message that was not taken with the reason. The server's certificate has to be for
+    `name`, by `authority`, in PEM form.
+    """
+    import concurrent.futures
+    import smtplib
+    import ssl
+    import threading
+
+    began: list[float] = []
+    ready = threading.Barrier(connections, lambda: began.append(time.time()), timeout=120)
+    context = ssl.create_default_context(cadata=authority)
+    text = f"{TEXT}\r\n" * (size // len(TEXT))
+
+    def client(own: range) -> list[str]:
+        session = smtplib.SMTP_SSL(local_hostname="client.example.com", timeout=120, context=context)
+        session._host = name  # type: ignore[attr-defined] # whose certificate it is; smtplib knows no other way
+        session.connect(address, 465)
+        refused = []
+        with session:
+            session.login(login, password)
+            ready.wait()
+            for place in own:
+                head = f"From: {sender}\r\nTo: {recipient}\r\nSubject: {tag}\r\nMessage-ID: <{tag}.{place}@example.com>"
+                try:
+                    session.sendmail(sender, [recipient], f"{head}\r\n\r\n{text}")
+                except smtplib.SMTPException as error:
+                    refused.append(f"{place}: {error}")
+        return refused
+
+    with concurrent.futures.ThreadPoolExecutor(connections) as pool:
+        clients = [pool.submit(client, range(first, number, connections)) for first in range(connections)]
+        refused = [line for each in clients for line in each.result()]
+    return {"began": began[0], "refused": refused}
+
+
+QUEUES = ("maildrop", "incoming", "active", "deferred", "hold")
+
+
+def drained(seconds: str, spool: str = "/var/spool/postfix") -> dict[str, Any]:
+    """Wait until nothing is in Postfix's queue; its files are looked at, since postqueue would read each of them."""
+    deadline = time.monotonic() + float(seconds)
+    while True:
+        left = sum(len(files) for queue in QUEUES for _, _, files in os.walk(f"{spool}/{queue}"))
+        if not left or time.monotonic() > deadline:
+            return {"left": left}
+        time.sleep(0.2)
+
+
+def arrived(folder: str, tag: str) -> dict[str, Any]:
+    """How many messages a folder of files has with that subject, how many different ones, and when the last came."""
+    ids, last = [], 0.0
+    for file in Path(folder).iterdir():
+        with file.open("rb") as message:
+            lines = itertools.takewhile(bytes.strip, message)
+            head = dict(line.rstrip().split(b": ", 1) for line in lines if b": " in line)
+        if head.get(b"Subject") == tag.encode():
+            ids.append(head.get(b"Message-ID") or head.get(b"Message-Id"))
+            last = max(last, file.stat().st_ctime)
+    return {"found": len(ids), "distinct": len({*ids}), "last": last}
+
+
 ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "measure": measure,
     "routed-by-stub": routed_by_stub,
@@ -220,6 +306,9 @@ ACTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "fill": fill,
     "mailgate": mailgate,
     "send": send,
+    "submit": submit,
+    "drained": drained,
+    "arrived": arrived,
 }
 
 if __name__ == "__main__":

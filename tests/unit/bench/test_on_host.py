@@ -3,11 +3,12 @@ from __future__ import annotations
 import email
 import email.policy
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.on_host import make_mail
+from bench.on_host import arrived, drained, make_mail
 
 TO = "sales@example.com"
 
@@ -50,3 +51,21 @@ def test_an_answer_names_what_it_answers_and_others_nothing() -> None:
 
 def test_a_large_mail_has_the_size_asked_for() -> None:
     assert 1_000_000 <= len(make_mail("tag", 7, TO, extra=1_000_000)[1]) <= 1_010_000
+
+
+def test_what_arrived_is_counted_and_what_came_twice_seen(tmp_path: Path) -> None:
+    for name, subject, message_id in (("a", "t", 1), ("b", "t", 2), ("c", "t", 2), ("d", "other", 3)):
+        head = f"Return-Path: <a@b.example>\nSubject: {subject}\nMessage-Id: <{message_id}@b.example>\n"
+        (tmp_path / name).write_text(f"{head}\nSubject: none\n")
+    found = arrived(str(tmp_path), "t")
+    assert (found["found"], found["distinct"]) == (3, 2)
+    assert found["last"] == max((tmp_path / name).stat().st_ctime for name in "abc")
+
+
+def test_a_queue_is_drained_when_no_file_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "deferred" / "A").mkdir(parents=True)
+    (tmp_path / "pid").mkdir()
+    (tmp_path / "pid" / "master.pid").touch()
+    assert drained("0", str(tmp_path)) == {"left": 0}
+    (tmp_path / "deferred" / "A" / "A1").touch()
+    assert drained("0", str(tmp_path)) == {"left": 1}
