@@ -1,0 +1,97 @@
+"""Nothing in the daemons' journals is a warning or an error that has no explanation here.
+
+It judges what has been logged so far, whatever ran before: after converge next to nothing, after all tests what they
+provoked.  molecule runs it last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.story import ROOT, Hosts
+
+pytestmark = pytest.mark.hosts
+
+HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
+UNITS = ("certbot", "dovecot", "fail2ban", "fetch-and-route*", "*nftables", "postfix*", "rspamd", "unbound")
+WARNING = 4  # and above it in urgency, see syslog(3)
+
+# rspamd writes to its standard error, which has no priorities, from "notice" on: these alone are no warnings.
+RSPAMD_NOTICES = (
+    "; rspamd_task_write_log: ",  # one for each message
+    " is loading configuration, build id: ",
+)
+
+EXPLAINED = (
+    # The first run of site.yml has Odoo try the connection before fetch-and-route has asked for its addresses: mail to
+    # us would be put off until then (docs/decisions.md).
+    ".recipients: No such file or directory",
+    # fail2ban says so once, of a new host's list of bans.
+    "New database created. Version '",
+    # fail2ban calls every ban and its end a warning.
+    "] Ban ",
+    "] Unban ",
+    "] Flush ticket(s) with nftables",
+    # How Dovecot calls a reload, and a restart or stop by systemctl.
+    "SIGHUP received - reloading configuration",
+    "Killed with signal 15 (by pid=",
+    "Shutting down logging for ",
+    # rspamd says so of an answer of the resolver that takes 0.3 s, as on a busy machine.
+    "; finalize_item: slow asynchronous rule: SPF_CHECK(",
+    # Tests stop or kill rspamd and Dovecot (test_faults.py, test_chaos.py): Postfix puts mail off, systemd starts them.
+    "warning: connect to Milter service inet:127.0.0.1:11332: Connection refused",
+    "warning: milter inet:127.0.0.1:11332: ",
+    "rspamd.service: State 'stop-sigterm' timed out. Killing.",
+    "rspamd.service: Failed with result 'timeout'",
+    "rspamd_srv_request_handler: cannot write to server pipe: Broken pipe; command = heartbeat",
+    "SASL: Connect to Dovecot auth socket '/run/dovecot/postfix-auth' failed: Connection refused",
+    "fatal: no SASL authentication mechanisms",
+    "warning: process /usr/lib/postfix/sbin/smtpd pid ",
+    "warning: /usr/lib/postfix/sbin/smtpd: bad command startup -- throttling",
+    "Main process exited, code=killed, status=9/KILL",
+    "Failed with result 'signal'",
+    "(anvil-auth-penalty) failed: ",
+    "rspamd_control_default_worker_handler: short read of control command: ",
+    # ... fill the disk of the mailboxes and of the router,
+    "No space left on device",
+    "moving messages to Quarantine: the server says no: [SERVERBUG] Internal error occurred.",
+    # ... stop Odoo, whose mail waits,
+    "database prod at https://10.77.0.69: HTTP 50",
+    "fetch-and-route.service: Failed with result 'exit-code'",
+    "Failed to start fetch-and-route.service",
+    # ... hand it mail that nobody wants,
+    " verdict=refused folder=Quarantine ",
+    # ... guess passwords, and offer TLS that is too weak (test_mail_host.py, test_tls.py),
+    "SASL PLAIN authentication failed: ",
+    "warning: TLS library problem: error:",
+    # ... open more connections than there may be, and guess names (test_attacks.py).
+    "service(imap-login): client_limit (500) reached, client connections are being dropped",
+    "warning: Recipient address rate limit exceeded: ",
+)
+
+
+def explained(message: str) -> bool:
+    return any(each in message for each in EXPLAINED)
+
+
+def test_every_warning_and_error_in_the_journals_is_explained() -> None:
+    units = " ".join(f"--unit='{unit}'" for unit in UNITS)
+    entries = map(json.loads, HOSTS.ssh(HOSTS.mail, f"journalctl --output=json {units}").splitlines())
+    surprises = set()
+    seen = set()
+    for entry in entries:
+        unit, message = entry.get("_SYSTEMD_UNIT", ""), entry["MESSAGE"]
+        text = message if isinstance(message, str) else bytes(message).decode(errors="replace")
+        seen.add(unit)
+        if unit == "rspamd.service":
+            serious = not any(notice in text for notice in RSPAMD_NOTICES)
+        else:
+            serious = int(entry.get("PRIORITY", WARNING)) <= WARNING
+        if serious and not explained(text):
+            surprises.add(f"{unit}: {text}")
+    assert {"dovecot.service", "fail2ban.service", "rspamd.service", "unbound.service"} <= seen
+    assert not surprises, "\n".join(sorted(surprises))
