@@ -138,6 +138,17 @@ def test_who_only_mentions_us_may_write(sender: str) -> None:
         pass
 
 
+def test_who_wants_the_answer_at_a_free_mailbox_is_seen() -> None:
+    begging = message("somebody@stranger.example", Reply_To="somebody.else@outlook.com")
+    assert send(begging.as_bytes())[0] == 250
+    with arrived(begging["Message-ID"]):
+        journal = HOSTS.ssh(HOSTS.mail, "journalctl", "--unit=rspamd", "--output=cat", "--since=-5min")
+    [line] = [
+        line for line in journal.splitlines() if begging["Message-ID"].strip("<>") in line and "task_write" in line
+    ]
+    assert "FREEMAIL_REPLYTO(" in line, line
+
+
 def test_a_forwarder_s_seal_is_verified() -> None:
     sealed = message("somebody@stranger.example")
     for name, value in ARC.items():
