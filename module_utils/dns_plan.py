@@ -22,6 +22,8 @@ Key = tuple[str, str]
 TYPES = frozenset({"A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV", "TLSA", "TXT"})
 """The types that are planned at all; whatever holds a zone together (SOA, NS, DS, DNSKEY...) is refused."""
 
+_ADDRESSES = ("A", "AAAA")
+
 
 @dataclass(frozen=True)
 class RRset:
@@ -121,6 +123,7 @@ def plan(
     warnings: list[str] = []
     leftovers: list[Key] = []
     ours = dict(ledger)
+    asked = {one.key for one in wanted}
     for one in wanted:
         before = observed.get(one.key)
         if one.type in ("A", "AAAA") and one.name in policy.apexes and before and before.values == one.rrset.values:
@@ -139,15 +142,17 @@ def plan(
         if before != after:
             changes.append(Change(one.key, before, after))
             warnings += _advice(one.name, after)
-    for key in sorted({(name, _real(kind)) for name, kind in ledger} - {one.key for one in wanted}):
+    for key in sorted({(name, _real(kind)) for name, kind in ledger} - asked):
         before = observed.get(key)
         bare = Wanted(*key, RRset(before.ttl if before else 0, frozenset()), shared=True)
         after, _ = _shared(bare, before, ledger, policy)
-        if before == after or policy.prune:
+        # Of a host that stays, an address that it has no longer would lead others to nowhere.
+        pruned = policy.prune or (key[1] in _ADDRESSES and any((key[0], kind) in asked for kind in _ADDRESSES))
+        if before == after or pruned:
             ours = _recorded(ours, key, {})
         else:
             leftovers.append(key)
-        if before != after and policy.prune:
+        if before != after and pruned:
             changes.append(Change(key, before, after))
     return Plan(tuple(changes), tuple(dict.fromkeys(conflicts)), tuple(warnings), tuple(leftovers), ours)
 

@@ -222,6 +222,29 @@ def test_what_is_wanted_no_longer_goes_when_told_and_foreign_values_stay() -> No
     assert second.ledger == {}
 
 
+HOST = "mail.example.com."
+IPV4, IPV6 = Wanted(HOST, "A", rrset("192.0.2.25")), Wanted(HOST, "AAAA", rrset("2001:db8::25"))
+
+
+def test_an_address_that_a_host_has_no_longer_goes_untold() -> None:
+    """Others would try it first, and get no answer there."""
+    zone, first = run(IPV4, IPV6)
+    after, second = run(IPV4, zone=zone, ledger=first.ledger)
+    assert after == {IPV4.key: IPV4.rrset}
+    assert (second.leftovers, second.ledger) == ((), {IPV4.key: IPV4.rrset.values})
+
+
+def test_an_address_of_others_stays_whatever_a_host_has() -> None:
+    zone = {(HOST, "AAAA"): rrset("2001:db8::80")}
+    after, _ = run(IPV4, zone=zone, ledger={IPV6.key: IPV6.rrset.values})
+    assert after == {**zone, IPV4.key: IPV4.rrset}
+
+
+def test_the_addresses_of_a_host_that_is_wanted_no_longer_stay() -> None:
+    zone, first = run(IPV4, IPV6)
+    assert run(zone=zone, ledger=first.ledger)[0] == zone
+
+
 def test_what_is_gone_already_leaves_the_ledger() -> None:
     _, first = run(dmarc("v=DMARC1; p=none"))
     _, second = run(ledger=first.ledger)
