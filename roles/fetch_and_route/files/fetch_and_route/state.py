@@ -173,9 +173,11 @@ def _waited(descriptor: int, stop: int) -> bool:
         os.eventfd_write(got, 1)
         os.close(same)
 
-    threading.Thread(target=wait, daemon=True).start()
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
     ready, _, _ = select.select([got, stop], [], [])
     if got not in ready:
         return False
+    waiting.join()  # until its descriptor is closed, nobody else could have the lock
     os.close(got)
     return True
