@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.story import ROOT, Hosts
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 # Takes two ports, and tells systemd when it has them (sd_notify(3)).
 LISTENER = """

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos import Chaos
 from tests.story import ROOT, Hosts
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 MESSAGES, EVENTS = 300, 30
 

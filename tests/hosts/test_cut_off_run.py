@@ -10,7 +10,7 @@ import pytest
 
 from tests.story import ROOT, Hosts
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 OWED = "/var/lib/mailroom/owed"
 ROLES = ("certificate", "rspamd", "dovecot", "postfix", "fetch_and_route")

@@ -17,7 +17,7 @@ import pytest
 
 from tests.story import ROOT, Hosts
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 DOMAIN = HOSTS.domain["name"]

@@ -13,7 +13,7 @@ from tests.story import StoryError, wait_for_message
 
 from .test_fetch_and_route import HOSTS, SALES, SERVICE, Mailroom
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 WATCH = "fetch-and-route-watch.service"
 SOON = 15.0
