@@ -12,7 +12,7 @@ import pytest
 
 from tests.story import ROOT, WAIT, Hosts
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 MAIL = HOSTS.mail
@@ -70,7 +70,6 @@ def test_the_new_values_are_in_force() -> None:
     assert "614400" in HOSTS.ssh(MAIL, f"doveadm -f tab quota get -u {HOSTS.database['name']}")
 
 
-@pytest.mark.once
 def test_postfix_is_started_anew_for_what_a_reload_does_not_take_up() -> None:
     listening = "ss --no-header --listening --numeric --tcp 'sport = :25' | awk '{print $4}'"
     assert sorted(HOSTS.ssh(MAIL, listening).split()) == ["0.0.0.0:25", "[::]:25"]
