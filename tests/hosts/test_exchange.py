@@ -20,7 +20,7 @@ from imapclient import IMAPClient  # type: ignore[import-untyped]
 
 from tests.story import ROOT, WAIT, Hosts, last_line, wait_for_message
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 DOMAIN = HOSTS.domain["name"]

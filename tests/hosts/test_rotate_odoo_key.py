@@ -13,7 +13,7 @@ import pytest
 
 from tests.story import ROOT, Hosts, Odoo, Story, StoryError, wait_for_message
 
-pytestmark = pytest.mark.hosts
+pytestmark = [pytest.mark.hosts, pytest.mark.once]
 
 HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 ALIAS = f"{HOSTS.domain['aliases'][0]['name']}@{HOSTS.domain['name']}"
