@@ -640,7 +640,9 @@ class Database:
         works = bool(key and self.gateway["action_id"] and self._answers(key))
         wish = self.params["gateway_key"]
         if wish == "retire" and not works:
-            raise Refused("gateway key", f"the one in {self.key_path} does not work, so the former ones stay")
+            text = f"the one in {self.key_path} does not work, so the former ones stay"
+            self.problem("gateway key", text, "run site.yml, which makes one that works, then this again")
+            return
         if wish == "retire" and not self.check_mode:
             self._retire_keys(user)
         if works and wish != "renew":
