@@ -132,10 +132,10 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Publish the records and answer what the module answers. Raises Refused."""
     problems: list[str] = []
     zones = _zones(parameters["zones"], problems)
-    wanted = _wanted(parameters["records"], problems)
+    wanted = dns_zone.wanted_sets(parameters["records"], problems)
     policy = dns_plan.Policy(
         apexes=frozenset(zone.name for zone in zones),
-        adopt=frozenset(_absolute(name, "adopt", problems) for name in parameters["adopt"]),
+        adopt=frozenset(dns_zone.checked_name(name, "adopt", problems) for name in parameters["adopt"]),
         mx_takeover=parameters["mx_takeover"],
         spf_consolidate=parameters["spf_consolidate"],
         prune=parameters["prune"],
@@ -175,10 +175,10 @@ def _zones(parameters: Iterable[Mapping[str, Any]], problems: list[str]) -> list
     """Answer the zones; what is wrong with them is added to problems."""
     zones = [
         dns_zone.Zone(
-            name=_absolute(parameter["name"], "zones", problems),
+            name=dns_zone.checked_name(parameter["name"], "zones", problems),
             server=parameter["server"],
             port=parameter["port"],
-            key_name=_absolute(parameter["key_name"], "key_name", problems),
+            key_name=dns_zone.checked_name(parameter["key_name"], "key_name", problems),
             key_algorithm=parameter["key_algorithm"],
             key_file=parameter["key_file"],
         )
@@ -187,31 +187,6 @@ def _zones(parameters: Iterable[Mapping[str, Any]], problems: list[str]) -> list
     names = [zone.name for zone in zones]
     problems += [f"zones: {name} is there twice: take one out" for name in sorted(set(names)) if names.count(name) > 1]
     return zones
-
-
-def _wanted(records: Iterable[Mapping[str, Any]], problems: list[str]) -> list[dns_plan.Wanted]:
-    """Answer the sets to publish, with their values in canonical spelling; what is wrong is added to problems."""
-    wanted = []
-    for record in records:
-        name, kind = _absolute(record["name"], "records", problems), record["type"].upper()
-        values = []
-        for value in record["values"]:
-            try:
-                values.append(dns_zone.to_value(dns_zone.to_rdata(kind, value)))
-            except ValueError as error:
-                problems.append(f"records: {name} {kind}: {error}")
-        rrset = dns_plan.RRset(record["ttl"], frozenset(values))
-        wanted.append(dns_plan.Wanted(name, kind, rrset, shared=record["ownership"] == "shared"))
-    return wanted
-
-
-def _absolute(name: str, where: str, problems: list[str]) -> str:
-    """Answer a name with its final dot; what is wrong with it is added to problems."""
-    try:
-        return dns_zone.absolute(name)
-    except ValueError as error:
-        problems.append(f"{where}: {error}")
-        return name
 
 
 def _ledger(path: Path) -> dict[dns_plan.Key, frozenset[str]]:

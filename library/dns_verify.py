@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
-    from module_utils import dns_plan, dns_world, dns_zone, mail_checks
+    from module_utils import dns_world, dns_zone, mail_checks
 else:
     try:
-        from ansible.module_utils import dns_plan, dns_world, dns_zone, mail_checks
+        from ansible.module_utils import dns_world, dns_zone, mail_checks
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
@@ -97,7 +97,12 @@ MAX_POLICY = 65536  # bytes; RFC 8461 section 3.3
 
 
 def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask everything at the same time; answer what the module answers."""
+    """Ask everything at the same time; answer what the module answers. Raises ValueError with all that is no record."""
+    problems: list[str] = []
+    wanted = dns_zone.wanted_sets(parameters["records"], problems)
+    zones = [dns_zone.checked_name(zone, "zones", problems) for zone in parameters["zones"]]
+    if problems:
+        raise ValueError("\n".join(problems))
     world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
     hosts = {
         _bare(host["name"]): [host[family] for family in ("ipv4", "ipv6") if host.get(family)]
@@ -106,8 +111,8 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     expected = mail_checks.Expected(
         domains=list(dict.fromkeys(map(_bare, parameters["domains"]))),
         hosts=hosts,
-        wanted=[(_wanted(record), record.get("level", "required")) for record in parameters["records"]],
-        zones=[dns_zone.absolute(zone) for zone in parameters["zones"]],
+        wanted=list(zip(wanted, (record["level"] for record in parameters["records"]), strict=True)),
+        zones=zones,
         issuer=parameters["issuer"],
     )
     timeout = parameters["timeout"]
@@ -187,14 +192,6 @@ def _policy(
     except (OSError, http.client.HTTPException, urllib.error.URLError) as error:
         policy = f"! {url}: {error}"
     return mail_checks.served_policy(expected, world, domain, policy)
-
-
-def _wanted(record: Mapping[str, Any]) -> dns_plan.Wanted:
-    """A wanted record set in its canonical spelling. Raises ValueError when it is none."""
-    kind = record["type"].upper()
-    values = frozenset(dns_zone.to_value(dns_zone.to_rdata(kind, value)) for value in record["values"])
-    shared = record.get("ownership") == "shared"
-    return dns_plan.Wanted(dns_zone.absolute(record["name"]), kind, dns_plan.RRset(record["ttl"], values), shared)
 
 
 def _bare(name: str) -> str:

@@ -23,9 +23,9 @@ import dns.rdatatype
 import dns.resolver
 
 if TYPE_CHECKING:
-    from module_utils.dns_zone import Server, ZoneError, to_value
+    from module_utils.dns_zone import Server, to_value
 else:
-    from ansible.module_utils.dns_zone import Server, ZoneError, to_value
+    from ansible.module_utils.dns_zone import Server, to_value
 
 Key = tuple[str, str]
 
@@ -78,12 +78,9 @@ class World:
             raise
         return answer.result()
 
-    def authoritative(self, address: str, keys: Iterable[Key]) -> Mapping[Key, frozenset[str]] | str:
-        """Answer what a name server itself says of names and types, or why it says nothing, in words."""
-        try:
-            found = Server(address, 53, self.timeout).ask(keys)
-        except ZoneError as error:
-            return str(error)
+    def authoritative(self, address: str, keys: Iterable[Key]) -> Mapping[Key, frozenset[str]]:
+        """Answer what a name server itself says of names and types. Raises ZoneError, LameError among them."""
+        found = Server(address, 53, self.timeout).ask(keys)
         return {key: frozenset(to_value(rdata) for rdata in rdataset) for key, rdataset in found.items()}
 
     def _asked(self, name: str, kind: str) -> Answer:

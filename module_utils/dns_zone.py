@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import dns.exception
 import dns.flags
@@ -54,6 +54,10 @@ class ZoneError(Exception):
 
 class KeyRefusedError(ZoneError):
     """A server does not accept our key."""
+
+
+class LameError(ZoneError):
+    """A server that answers, but has not the zone."""
 
 
 class StaleError(ZoneError):
@@ -99,6 +103,31 @@ def absolute(name: str) -> str:
         raise ValueError(
             f"{name!r} is no name in DNS ({error}): correct it (an international one as xn--...)"
         ) from None
+
+
+def checked_name(name: str, where: str, problems: list[str]) -> str:
+    """Answer a name as `absolute` does; what is wrong with it is added to problems."""
+    try:
+        return absolute(name)
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
+        return name
+
+
+def wanted_sets(records: Iterable[Mapping[str, Any]], problems: list[str]) -> list[Wanted]:
+    """Answer what the filter mail_rrsets wants, in canonical spelling; what is wrong with it is added to problems."""
+    wanted = []
+    for record in records:
+        name, kind = checked_name(record["name"], "records", problems), record["type"].upper()
+        values = []
+        for value in record["values"]:
+            try:
+                values.append(to_value(to_rdata(kind, value)))
+            except ValueError as error:
+                problems.append(f"records: {name} {kind}: {error}")
+        rrset = RRset(record["ttl"], frozenset(values))
+        wanted.append(Wanted(name, kind, rrset, shared=record["ownership"] == "shared"))
+    return wanted
 
 
 def to_rdata(kind: str, value: str) -> dns.rdata.Rdata:
@@ -147,9 +176,9 @@ class Server:
         found = {}
         for (name, kind), answer in zip(wanted, self._converse(queries), strict=True):
             if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                raise ZoneError(f"{self} answers {_rcode(answer)} when asked for {name} {kind}")
+                raise LameError(f"{self} answers {_rcode(answer)} when asked for {name} {kind}")
             if not answer.flags & dns.flags.AA:
-                raise ZoneError(f"{self} is not authoritative for {name}: give the primary server of the zone it is in")
+                raise LameError(f"{self} is not authoritative for {name}: give the primary server of the zone it is in")
             rrset = answer.get_rrset(
                 answer.answer, dns.name.from_text(name), dns.rdataclass.IN, dns.rdatatype.from_text(kind)
             )

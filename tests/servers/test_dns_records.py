@@ -425,7 +425,7 @@ def draft_of(publish: Publisher, *records: dict[str, Any]) -> dns_zone.Draft:
     """Plan against the zone as it is now."""
     problems: list[str] = []
     [zone] = dns_rrsets._zones([publish.zone], problems)
-    wanted = dns_rrsets._wanted(records or RECORDS, problems)
+    wanted = dns_zone.wanted_sets(records or RECORDS, problems)
     policy = dns_plan.Policy(apexes=frozenset({APEX}))
     assert not problems
     return dns_zone.prepare(zone, wanted, {}, policy, 5.0)
