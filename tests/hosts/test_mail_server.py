@@ -12,6 +12,7 @@ import re
 import smtplib
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -460,6 +461,20 @@ class TestMailbox:
         before = logins()
         with opened(LOGIN):
             assert logins() > before
+
+
+def test_what_odoo_took_long_ago_goes() -> None:
+    """Days are made a second; only Routed is emptied, when a session ends."""
+    subject = uuid.uuid4().hex
+    save = f"printf 'Subject: {subject}\\n\\n' | doveadm save -u {LOGIN} -m"
+    for folder in FOLDERS:
+        HOSTS.ssh(MAIL, f"{save} {folder}")
+    day = "sed 's/autoexpunge = [0-9]* d/autoexpunge = 1 s/' /etc/dovecot/dovecot.conf >/run/expire.conf"
+    session = f"printf 'a logout\\r\\n' | /usr/lib/dovecot/imap -c /run/expire.conf -u {LOGIN} >/dev/null"
+    left = f"doveadm search -u {LOGIN} mailbox {{}} subject {subject}"
+    HOSTS.ssh(MAIL, f'{day}; timeout {WAIT} sh -c "while {left.format("Routed")} | grep -q .; do {session}; done"')
+    assert all(HOSTS.ssh(MAIL, left.format(folder)) for folder in ("INBOX", "Quarantine"))
+    HOSTS.ssh(MAIL, f"doveadm expunge -u {LOGIN} mailbox '*' subject {subject}")
 
 
 @pytest.mark.parametrize("command", ["postconf", "postfix check", "doveconf -n"])

@@ -12,11 +12,13 @@ The DNS is asked by way of the host's own resolver, the only one whose word on s
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import socket
 import socketserver
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ import dns.rcode
 RESOLVER = "127.0.0.1"
 PATIENCE = 10.0  # seconds for one question to it
 LONGEST = 1000  # bytes of a request; a domain has 255
+FRESH = 10  # seconds for which an answer is not asked for again: a newsletter is a thousand mails to one domain
 
 
 class NoAnswerError(Exception):
@@ -103,6 +106,12 @@ def level(domain: dns.name.Name, ask: Ask) -> str | None:
     return "dane-only" if announces_policy(domain, ask) else "dane"
 
 
+@functools.lru_cache(maxsize=1000)
+def fresh_level(domain: dns.name.Name, ask: Ask, _period: int) -> str | None:
+    """The same, found out once in a period; what cannot be found out is asked for again. Raises NoAnswerError."""
+    return level(domain, ask)
+
+
 def reply(request: str, ask: Ask) -> str:
     """The answer to a request: the map's name, and what Postfix delivers to (postconf(5), smtp_tls_policy_maps).
 
@@ -117,7 +126,7 @@ def reply(request: str, ask: Ask) -> str:
     except (dns.exception.DNSException, UnicodeError):
         return "NOTFOUND "
     try:
-        found = level(name, ask)
+        found = fresh_level(name, ask, int(time.monotonic() // FRESH))
     except NoAnswerError as error:
         print(f"{domain}: {error}", file=sys.stderr, flush=True)
         return "TEMP the DNS gives no answer about its mail servers"

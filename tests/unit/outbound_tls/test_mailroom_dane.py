@@ -96,6 +96,27 @@ def test_a_key_that_cannot_be_found_out_is_not_replaced_by_a_policy(unanswered: 
     assert decide({**DANE, unanswered: None, ("_mta-sts." + DOMAIN, "TXT"): None}) == "dane-only"
 
 
+def test_what_was_just_found_out_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(mailroom_dane.time, "monotonic", lambda: now)
+    resolver = Resolver(DANE)
+    answers = {reply(f"dane {DOMAIN}", resolver) for _ in range(3)}
+    once = len(resolver.asked)
+    assert answers == {"OK dane"}
+    assert len(set(resolver.asked)) == once
+    now += mailroom_dane.FRESH
+    reply(f"dane {DOMAIN}", resolver)
+    assert len(resolver.asked) == 2 * once
+
+
+def test_what_could_not_be_found_out_is_asked_again() -> None:
+    zone: dict[tuple[str, str], list[str] | None] = {**DANE, (DOMAIN, "MX"): None}
+    resolver = Resolver(zone)
+    assert reply(f"dane {DOMAIN}", resolver).startswith("TEMP ")
+    zone[DOMAIN, "MX"] = [MX]
+    assert reply(f"dane {DOMAIN}", resolver) == "OK dane"
+
+
 def test_mail_waits_while_the_servers_are_not_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert reply("dane customer.example", Resolver({(DOMAIN, "MX"): None})).startswith("TEMP ")
     assert capsys.readouterr().err.startswith("customer.example: ")
