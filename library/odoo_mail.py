@@ -25,9 +25,9 @@ DOCUMENTATION = r"""
 module: odoo_mail
 short_description: Odoo's side of a mail server
 description:
-  - Runs on the control node. For each database, all at the same time, over XML-RPC - alias domains with catchall,
-    bounce and default From, outgoing and incoming servers, the gateway action with its group, portal user and API key,
-    and business aliases on their owner records. Then Odoo's own Test Connection and Test & Confirm are run.
+  - Runs on the control node. For each database, all at the same time - alias domains with catchall, bounce and default
+    From, outgoing and incoming servers, the gateway action with its group, portal user and API key, and business
+    aliases on their owner records. Then Odoo's own Test Connection and Test & Confirm are run.
   - What is there is read first and only what differs is written. Everything is found again by its name, so a run that
     was interrupted is completed by the next one.
   - What is wrong comes back in RV(problems) instead of failing, so that it can be shown where the arguments may not be.
@@ -374,21 +374,16 @@ class Database:
             self._read_gateway()
             self._read_aliases()
         except OdooError as error:
-            self.problem("", str(error), "check login and password" if error.refused else "see Odoo's log")
+            self.problems.append(error.line(self.where))
 
     def problem(self, what: str, text: str, cure: str) -> None:
         """Note what is wrong at `what` below this database."""
         self.problems.append(f"{self.where}{'.' * bool(what)}{what}: {text}: {cure}")
 
     def _read_features(self) -> None:
-        models, names = list(FEATURES), sorted({name for fields in FEATURES.values() for name in fields})
-        rows = self.odoo.search_read(
-            "ir.model.fields", [["model", "in", models], ["name", "in", names]], ["model", "name"]
-        )
-        fields = frozenset((row["model"], row["name"]) for row in rows)
         described = self.odoo.call("ir.mail_server", "fields_get", ["smtp_encryption"], ["selection"])
         encryptions = tuple(value for value, _ in described["smtp_encryption"]["selection"])
-        self.features = Features(fields, encryptions, self.odoo.version())
+        self.features = Features(self.odoo.fields(FEATURES), encryptions, self.odoo.version())
         if self.features.major >= 19:
             self.gateway["protocol"] = "json2"
         if not self.features.has("fetchmail.server", "server_type"):
@@ -560,7 +555,7 @@ class Database:
                 self.odoo.call(model, "write", [identity], values)
             else:
                 # Inviting the gateway's user by mail would be of no use.
-                identity = int(self.odoo.call(model, "create", values, context={"no_reset_password": True}))
+                identity = self.odoo.create(model, values, context={"no_reset_password": True})
             # Odoo tidies some values up: one that it does not keep as it is would be written again by every run.
             kept = self.odoo.search_read(model, [["id", "=", identity]], list(differing))[0]
         except OdooError as error:
@@ -715,7 +710,7 @@ class Database:
             f"former = keys.search([('user_id', '=', bot.id), ('name', '=', {KEY_NAME!r})])\n" + code,
             self.features.groups("ir.actions.server"): [[6, 0, [self.base["group_system"]]]],
         }
-        maker = self.odoo.call("ir.actions.server", "create", values)
+        maker = self.odoo.create("ir.actions.server", values)
         try:
             return dict(self.odoo.call("ir.actions.server", "run", [maker]))
         finally:

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from module_utils.odoo_rpc import Odoo, OdooError
+from module_utils.odoo_rpc import Odoo
+from tests.story import Hosts, StoryError
+from tests.story import Odoo as XmlrpcOdoo
 
 pytestmark = pytest.mark.hosts
 
@@ -38,9 +40,9 @@ class Gateway:
         secrets = INVENTORY / "secrets"
         ca_file = self.facts.get("ca_file", "").replace("{{ secrets_directory }}", str(secrets)) or None
         self.key = (secrets / f"gateway-{name}").read_text(encoding="utf-8").strip()
-        self.admin, self.bot = (Odoo(self.facts["url"], name, ca_file, timeout=60) for _ in range(2))
+        self.admin = Odoo(self.facts["url"], name, ca_file, timeout=60)
         self.admin.log_in(self.facts["login"], self.facts["password"])
-        self.bot.log_in("mailroom-gateway", self.key)
+        self.bot = XmlrpcOdoo(Hosts(INVENTORY, name), "mailroom-gateway", self.key)
         domain = [["name", "=", "Mailroom gateway"], ["state", "=", "code"]]
         self.action = self.admin.search_read("ir.actions.server", domain, ["name"])[0]["id"]
         self.major = self.admin.version()
@@ -76,10 +78,10 @@ class Gateway:
         """Run the action; returns its answer."""
         context = {"mailroom": {"version": 1, **asked}}
         if xmlrpc or not self.json2:
-            answer = self.bot.call("ir.actions.server", "run", [self.action], context=context)
+            answer = self.bot("ir.actions.server", "run", [self.action], context=context)
         else:
             body = {"ids": [self.action], "context": context}
-            answer = self.bot.json2(self.key, "ir.actions.server", "run", body)
+            answer = self.admin.json2(self.key, "ir.actions.server", "run", body)
         assert answer["type"] == "ir.actions.act_window_close"
         assert answer["mailroom"]["version"] == 1
         found: dict[str, Any] = answer["mailroom"]
@@ -466,9 +468,9 @@ def test_an_answer_finds_what_another_call_stores_at_the_same_time(gateway: Gate
 
 def test_the_gateway_s_user_may_do_nothing_else(gateway: Gateway) -> None:
     for model in ("crm.lead", "ir.config_parameter", "ir.mail_server", "fetchmail.server"):
-        with pytest.raises(OdooError):
-            gateway.bot.search_read(model, [], ["id"])
-    with pytest.raises(OdooError):
-        gateway.bot.call("mail.thread", "message_process", False, "From: x@customer.example\n\nhello")
-    with pytest.raises(OdooError):
-        gateway.bot.call("ir.actions.server", "write", [gateway.action], {"code": "action = {}"})
+        with pytest.raises(StoryError):
+            gateway.bot(model, "search_read", [], ["id"])
+    with pytest.raises(StoryError):
+        gateway.bot("mail.thread", "message_process", False, "From: x@customer.example\n\nhello")
+    with pytest.raises(StoryError):
+        gateway.bot("ir.actions.server", "write", [gateway.action], {"code": "action = {}"})

@@ -99,9 +99,9 @@ class FakeOdoo:
         if method == "search_read":
             return self.search_read(model, arguments[0], options["fields"])
         if method in {"create", "write", "unlink"}:
-            self.writes.append((model, method, arguments[-1]))
+            self.writes.append((model, method, arguments[0][0] if method == "create" else arguments[-1]))
         if method == "create":
-            return self.create(model, arguments[0])
+            return [self.create(model, values) for values in arguments[0]]
         if method == "write":
             self.update(self.models[model][arguments[0][0]], arguments[1])
             return True
@@ -162,6 +162,8 @@ class FakeOdoo:
         return {"type": "x", "mailroom": {"version": 1, "verdicts": []}}
 
     def answer(self, path: str, body: bytes, key: str) -> tuple[int, bytes]:
+        if path.startswith("/web/session/"):
+            return 200, json.dumps({"error": {"data": {"message": "Access Denied"}}}).encode()
         if path.startswith("/json/2/"):
             if key not in self.keys:
                 return 401, json.dumps({"message": "Invalid apikey"}).encode()
@@ -578,7 +580,7 @@ def test_all_that_can_be_seen_beforehand_is_said_before_anything_is_changed(lab:
     assert database.problems == [
         f"{place}.companies: Odoo has no company 'Elsewhere': name one of My Company",
         f"{place}.aliases[sales].record: Odoo has no crm.team named 'Nobody': make it in Odoo, or correct it",
-        f"{place}.aliases[jobs].model: records of hr.job cannot own an alias here (Object hr.job doesn't exist): "
+        f"{place}.aliases[jobs].model: records of hr.job cannot own an alias here (Odoo has no model hr.job): "
         "name another model",
         f"{place}.aliases[taken]: the alias belongs to another record already (mail.alias 3): "
         "take it away there in Odoo, or choose another name",
@@ -653,13 +655,15 @@ def test_each_complaint_has_its_remedy(said: str, advice: str) -> None:
 def test_a_wrong_login_is_told_without_the_password(lab: Lab) -> None:
     lab.login = "nobody"
     database = lab.run()
-    assert database.problems == ["odoo_databases[prod]: Odoo refuses the login nobody: check login and password"]
+    assert database.problems == [
+        "odoo_databases[prod].login: Odoo refuses the login 'nobody': check login and password"
+    ]
     assert PASSWORD not in str(database.problems)
 
 
 def test_an_odoo_that_is_away_is_told(lab: Lab) -> None:
     lab.url = "http://127.0.0.1:9"
-    assert "no answer (Connection refused)" in lab.run().problems[0]
+    assert "does not answer (connection refused)" in lab.run().problems[0]
 
 
 def test_a_password_is_not_sent_unencrypted(lab: Lab) -> None:
