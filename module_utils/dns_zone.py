@@ -176,7 +176,10 @@ class Server:
         found = {}
         for (name, kind), answer in zip(wanted, self._converse(queries), strict=True):
             if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                raise LameError(f"{self} answers {_rcode(answer)} when asked for {name} {kind}")
+                remedy = (
+                    "see its log" if answer.rcode() == dns.rcode.SERVFAIL else "does it have the zone of this name?"
+                )
+                raise LameError(f"{self} answers {_rcode(answer)} when asked for {name} {kind}: {remedy}")
             if not answer.flags & dns.flags.AA:
                 raise LameError(f"{self} is not authoritative for {name}: give the primary server of the zone it is in")
             rrset = answer.get_rrset(
@@ -252,7 +255,7 @@ class Server:
                 rcode = _rcode(dns.message.from_wire(wire, keyring=False))
                 raise KeyRefusedError(
                     f"{self} answers {rcode} without a signature: it does not have the zone "
-                    f"{request.sections[0][0].name}, or does not accept {key}: {remedy}"
+                    f"{request.sections[0][0].name}, or does not accept {key}: {remedy}, and the clocks"
                 ) from None
         raise ZoneError(f"{self} sends no valid answer ({reason}): check what runs there")
 
@@ -315,14 +318,15 @@ def send(server: Server, zone: Zone, changes: Iterable[Change], observed: Observ
     if rcode == dns.rcode.REFUSED:
         raise ZoneError(
             f"{server} refuses the update of {zone.name} by key {zone.key_name.rstrip('.')}: allow this key these "
-            "names and types there (Knot: an acl with action update; BIND: grant in update-policy)"
+            "names and types there (roles/dns_records/README.md has how), or give the primary as server"
         )
     if rcode in (dns.rcode.NOTAUTH, dns.rcode.NOTZONE):
         raise ZoneError(
             f"{server} is not the primary of {zone.name} ({dns.rcode.to_text(rcode)}): give the primary as server"
         )
     if rcode != dns.rcode.NOERROR:
-        raise ZoneError(f"{server} answers {dns.rcode.to_text(rcode)} to the update of {zone.name}: see its log")
+        remedy = "see its log, or give the primary as server"
+        raise ZoneError(f"{server} answers {dns.rcode.to_text(rcode)} to the update of {zone.name}: {remedy}")
 
 
 def prepare(zone: Zone, wanted: Sequence[Wanted], ledger: Ledger, policy: Policy, timeout: float) -> Draft:
