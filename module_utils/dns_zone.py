@@ -349,7 +349,7 @@ def carry_out(draft: Draft) -> Draft:
         try:
             send(server, zone, draft.plan.changes, draft.observed)
         except StaleError:
-            observed = observe(server, zone, draft.wanted, draft.ledger, wildcards=False)
+            observed = _observed_anew(draft)
             draft = _drafted(zone, server, draft.wanted, draft.ledger, draft.policy, observed)
             if draft.plan.conflicts:
                 raise ZoneError("\n".join(draft.plan.conflicts)) from None
@@ -392,6 +392,18 @@ def _drafted(
     """Answer a plan with what it was made from."""
     made = plan(wanted, {key: to_rrset(rdataset) for key, rdataset in observed.items()}, ledger, policy)
     return Draft(zone, server, wanted, ledger, policy, observed, made)
+
+
+def _observed_anew(draft: Draft) -> dict[Key, dns.rdataset.Rdataset]:
+    """Observe until something is seen to have changed, or the server's time is up; sets of wildcards included.
+
+    BIND that signs compares prerequisites with what was last written, and shows it only when it is signed.
+    """
+    return _asked_until(
+        time.monotonic() + draft.server.timeout,
+        lambda: observe(draft.server, draft.zone, draft.wanted, draft.ledger, wildcards=False),
+        lambda observed: observed != draft.observed,
+    )
 
 
 def _key(zone: Zone) -> dns.tsig.Key:
@@ -448,18 +460,25 @@ def _resolved(host: str) -> list[str]:
 
 def _lagging(server: Server, changes: Sequence[Change], deadline: float) -> str:
     """Ask a server until it shows changes; answer why it does not at the deadline (seconds of the monotonic clock)."""
-    pause = 0.02
-    while True:
+
+    def late() -> str:
         try:
             found = {key: to_rrset(rdataset) for key, rdataset in server.ask([one.key for one in changes]).items()}
-            late = [" ".join(one.key) for one in changes if not _shows(one, found.get(one.key))]
-            reason = f"still the old {', '.join(late)}" if late else ""
         except ZoneError as error:
-            reason = str(error)
-        if not reason or time.monotonic() + pause > deadline:
-            return reason
+            return str(error)
+        late = [" ".join(one.key) for one in changes if not _shows(one, found.get(one.key))]
+        return f"still the old {', '.join(late)}" if late else ""
+
+    return _asked_until(deadline, late, lambda reason: not reason)
+
+
+def _asked_until(deadline: float, ask: Callable[[], _Answer], is_right: Callable[[_Answer], bool]) -> _Answer:
+    """Ask again and again until the answer is right or time is up (seconds of the monotonic clock); answer the last."""
+    pause = 0.02
+    while not is_right(answer := ask()) and time.monotonic() + pause <= deadline:
         time.sleep(pause)  # between two questions, not instead of them
         pause = min(2 * pause, 1.0)
+    return answer
 
 
 def _shows(change: Change, found: RRset | None) -> bool:
