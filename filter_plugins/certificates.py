@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 from cryptography import x509
@@ -219,10 +220,16 @@ def _update_problems(names: Sequence[str], zones: object, key: object) -> list[s
     return [] if updates["key_name"] else ["acme_key: key_name is missing: give the name of the TSIG key"]
 
 
-def certificate_problems(hosts: object, zones: object = None, now: datetime | None = None) -> list[str]:
+def certificate_problems(
+    hosts: object,
+    zones: object = None,
+    policies: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    now: datetime | None = None,
+) -> list[str]:
     """What is wrong with the certificates that mail hosts are to have, one line each; [] when nothing.
 
-    hosts: their hostvars, with facts of mail_host_facts. zones: dns_records_zones. now: the current time by default.
+    hosts: their hostvars, with facts of mail_host_facts. zones: dns_records_zones. policies: the names under which a
+    host serves MTA-STS policies, which come in addition. now: the current time by default.
     Takes anything, raises nothing.
     """
     problems: list[str] = []
@@ -236,6 +243,7 @@ def certificate_problems(hosts: object, zones: object = None, now: datetime | No
         ):
             problems.append(f"{own}: certificate_names: is no list of names: write one per line, each after '- '")
             continue
+        names = list(dict.fromkeys([*names, *policies.get(own, ())])) if names else []
         found: list[str] = []
         if mode not in MODES:
             found = [f"certificate_mode: {mode!r} cannot be: use one of {', '.join(MODES)}"]

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypedDict
 
 
@@ -64,12 +66,14 @@ def mail_rrsets(
     dkim: Sequence[Mapping[str, str]],
     ttl: int = 3600,
     dmarc_policy: str = "quarantine",
+    mta_sts: Mapping[str, str] = MappingProxyType({}),
 ) -> list[RRset]:
     """The records that mail to and from every alias domain needs, sorted by name and type.
 
     odoo_databases: as in the inventory. hosts: see MailHost. dkim: {domain, selector, type, public}, one or more for
     each domain, type being rsa (if there is none) or ed25519, public the base64 that RFC 6376 or RFC 8463 wants.
-    ttl: seconds. dmarc_policy: none, quarantine or reject.
+    ttl: seconds. dmarc_policy: none, quarantine or reject. mta_sts: {host, policy}, the mail host that serves the
+    MTA-STS policy and its text, either "" for none.
     Raises ValueError in one line when a host has no address or a domain has no key.
     """
     found: dict[tuple[str, str], RRset] = {}
@@ -157,6 +161,24 @@ def mail_rrsets(
             "says where servers report that TLS to the mail host failed",
             level="recommended",
         )
+        if mta_sts.get("host"):
+            add(
+                f"mta-sts.{domain}",
+                "CNAME",  # so that its CAA, SPF and addresses are those of the host
+                f"{_domain(mta_sts['host'])}.",
+                "RFC 8461 3.3",
+                "where servers fetch what they have to expect of the mail host",
+                level="recommended",
+            )
+        if mta_sts.get("policy"):
+            add(
+                f"_mta-sts.{domain}",
+                "TXT",
+                f"v=STSv1; id={hashlib.sha256(mta_sts['policy'].encode()).hexdigest()[:32]}",
+                "RFC 8461 3.1",
+                "has servers send mail only by TLS, to the mail host; another id says that the policy has changed",
+                level="recommended",
+            )
     return [found[key] for key in sorted(found)]
 
 

@@ -14,6 +14,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 ATEXT = r"[a-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322, 3.2.3, in lower case
@@ -680,8 +681,11 @@ def _address_problem(version: int) -> Check:
     return check
 
 
-def host_problems(hosts: object) -> list[str]:
-    """Problems of mail hosts, one line each; takes their hostvars, with facts of mail_host_facts. Raises nothing."""
+def host_problems(hosts: object, policies: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[str]:
+    """Problems of mail hosts, one line each; takes their hostvars, with facts of mail_host_facts. Raises nothing.
+
+    policies: the names under which a host serves MTA-STS policies.
+    """
     problems = Problems()
     for host in entries_of(hosts):
         if not isinstance(host, Mapping):
@@ -707,8 +711,10 @@ def host_problems(hosts: object) -> list[str]:
             continue
         taken = facts.get("taken_ports")
         for port, process in taken.items() if isinstance(taken, Mapping) else ():
-            if str(port) != "995" or host.get("dovecot_pop3"):
-                problems.add(name, f"port {port} is taken by {process}: stop and remove it, or use another host")
+            if not {"995": host.get("dovecot_pop3"), "443": policies.get(name)}.get(str(port), True):
+                continue
+            remedy = "or write mta_sts_enabled: false" if str(port) == "443" else "or use another host"
+            problems.add(name, f"port {port} is taken by {process}: stop and remove it, {remedy}")
     return problems.lines
 
 

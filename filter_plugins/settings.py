@@ -36,6 +36,7 @@ NUMBERS = {
     "dovecot_reports_days": (1, 36500),
     "dovecot_connections_per_address": (1, 10**5),
     "fail2ban_tries": (1, 10**5),
+    "mta_sts_max_age": (86400, 31557600),
     "nftables_ports": (1, 65535),
     "nftables_extra_ports": (1, 65535),
     "nftables_ssh_ports": (1, 65535),

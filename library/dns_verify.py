@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import smtplib
+import socket
 import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -54,6 +54,11 @@ options:
   zones: {description: Names of the zones that are ours to write., type: list, elements: str, default: []}
   resolver: {description: 'Address of the resolver to ask, by default that of this machine.', type: str, default: ''}
   resolver_port: {description: Its port., type: int, default: 53}
+  policy: {description: 'The MTA-STS policy that is to be served, if any.', type: str, default: ''}
+  ca_file:
+    description: File with the authority to verify by that the policy is served; by default those of this machine.
+    type: str
+    default: ''
   issuer: {description: 'The authority''s name in CAA that has to be allowed, if any.', type: str, default: ''}
   block_lists: {description: DNS block lists to look the addresses up in., type: list, elements: str, default: []}
   timeout: {description: Seconds that an answer may take., type: float, default: 5}
@@ -114,11 +119,12 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
         wanted=list(zip(wanted, (record["level"] for record in parameters["records"]), strict=True)),
         zones=zones,
         issuer=parameters["issuer"],
+        policy=parameters["policy"],
     )
     timeout = parameters["timeout"]
     jobs = mail_checks.checks(expected, world)
     jobs += [partial(_certificate, expected, world, host, timeout) for host in hosts]
-    jobs += [partial(_policy, expected, world, domain, timeout) for domain in expected.domains]
+    jobs += [partial(_policy, expected, world, domain, parameters["ca_file"], timeout) for domain in expected.domains]
     jobs += [
         partial(mail_checks.block_list, world, address, zone)
         for zone in parameters["block_lists"]
@@ -172,26 +178,47 @@ def _certificate(
     return mail_checks.served_certificate(expected, world, host, certificate.public_bytes(encoding), key)
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A policy must not be taken from elsewhere (RFC 8461 section 3.3)."""
+class _Https(http.client.HTTPSConnection):
+    """HTTPS with a host at an address that the world's resolver has told."""
 
-    def redirect_request(self, *_: object) -> None:
-        """Follow none."""
+    def __init__(self, host: str, address: str, ca_file: str, timeout: float) -> None:
+        self.address, self.tls = address, ssl.create_default_context(cafile=ca_file or None)
+        super().__init__(host, timeout=timeout, context=self.tls)
+
+    def connect(self) -> None:
+        """Begin TLS with the address, and verify by the name."""
+        connection = socket.create_connection((self.address, self.port), self.timeout)
+        self.sock = self.tls.wrap_socket(connection, server_hostname=self.host)
 
 
 def _policy(
-    expected: mail_checks.Expected, world: dns_world.World, domain: str, timeout: float
+    expected: mail_checks.Expected, world: dns_world.World, domain: str, ca_file: str, timeout: float
 ) -> list[mail_checks.Finding]:
-    """Compare the MTA-STS policy, if there is a record, with the MX records."""
+    """Compare the MTA-STS policy, if there is a record, with ours and with the MX records."""
     if not world.ask(f"_mta-sts.{domain}", "TXT").values:
         return []
-    url = f"https://mta-sts.{domain}/.well-known/mta-sts.txt"
-    try:
-        with urllib.request.build_opener(_NoRedirect).open(url, timeout=timeout) as response:
-            policy = response.read(MAX_POLICY).decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException, urllib.error.URLError) as error:
-        policy = f"! {url}: {error}"
-    return mail_checks.served_policy(expected, world, domain, policy)
+    name = f"mta-sts.{domain}"
+    return mail_checks.served_policy(expected, world, domain, _fetched(name, world, ca_file, timeout))
+
+
+def _fetched(name: str, world: dns_world.World, ca_file: str, timeout: float) -> str:
+    """The policy that a name serves, from the first address that answers; what went wrong begins with `!`.
+
+    A redirection is none (RFC 8461 section 3.3).
+    """
+    problem = f"{name} has no address"
+    for address in (*world.ask(name, "A").values, *world.ask(name, "AAAA").values):
+        try:
+            with contextlib.closing(_Https(name, address, ca_file, timeout)) as connection:
+                connection.request("GET", "/.well-known/mta-sts.txt")
+                response = connection.getresponse()
+                kind = response.headers.get_content_type()
+                if (response.status, kind) == (200, "text/plain"):
+                    return response.read(MAX_POLICY).decode("utf-8", "replace")
+                problem = f"https://{name} answers {response.status} {response.reason}, {kind}"
+        except (OSError, http.client.HTTPException) as error:
+            problem = f"https://{name} at {address}: {error}"
+    return f"! {problem}"
 
 
 def _bare(name: str) -> str:
@@ -212,6 +239,8 @@ def main() -> None:
             "zones": texts,
             "resolver": text,
             "resolver_port": {"type": "int", "default": 53},
+            "policy": text,
+            "ca_file": text,
             "issuer": text,
             "block_lists": texts,
             "timeout": {"type": "float", "default": 5},

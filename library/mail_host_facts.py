@@ -146,7 +146,15 @@ def installed_packages(status: str) -> dict[str, str]:
     return packages
 
 
-SERVICES = {25: "/postfix/", 465: "/postfix/", 587: "/postfix/", 993: "/dovecot", 995: "/dovecot", 53: "/unbound"}
+SERVICES = {
+    25: "/postfix/",
+    465: "/postfix/",
+    587: "/postfix/",
+    993: "/dovecot",
+    995: "/dovecot",
+    443: "/haproxy",
+    53: "/unbound",
+}
 """What is in the path of the programs that Mailroom runs on each port."""
 HTTP = 80
 RESOLVER, OF_RESOLVER = 53, ("0100007F", "7F000001", "00000000", "0" * 32)

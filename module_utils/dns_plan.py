@@ -96,9 +96,11 @@ def shown(kind: str, value: str) -> str:
 
 
 def keys(wanted: Iterable[Wanted], ledger: Mapping[Key, frozenset[str]]) -> set[Key]:
-    """Answer what has to be observed before `plan` may be asked: every name's CNAME, too."""
+    """Answer what has to be observed before `plan` may be asked: every name's CNAME, too, and all beside one."""
+    wanted = list(wanted)
     known = {one.key for one in wanted} | {(name, _real(kind)) for name, kind in ledger}
-    return known | {(name, "CNAME") for name, _ in known}
+    beside = {(one.name, kind) for one in wanted if one.type == "CNAME" for kind in TYPES}
+    return known | beside | {(name, "CNAME") for name, _ in known}
 
 
 def plan(

@@ -33,6 +33,7 @@ Whose = Literal["managed", "external"]
 
 STRANGERS = ("203.0.113.113", "2001:db8:ffff::113")  # addresses that nobody sends from (RFC 5737, RFC 3849)
 REMOVED_DMARC_TAGS = ("pct", "rf", "ri")  # by RFC 9989
+PLACES = {"_dmarc": "DMARC record", "_mta-sts": "MTA-STS record", "_smtp": "TLS reports"}  # by a name's first label
 MIN_MAX_AGE = 86400  # of an MTA-STS policy, seconds: shorter, it protects nobody who writes seldom
 
 
@@ -68,6 +69,7 @@ class Expected:
     """What the inventory says. hosts: addresses by mail host. zones: names of those that Mailroom writes, absolute.
 
     wanted: the record sets, with the level of each. issuer: the authority's CAA name that has to be allowed, or empty.
+    policy: the MTA-STS policy that is to be served, or empty.
     """
 
     domains: Sequence[str]
@@ -75,6 +77,7 @@ class Expected:
     wanted: Sequence[tuple[Wanted, str]]
     zones: Sequence[str]
     issuer: str = ""
+    policy: str = ""
 
     def whose(self, name: str) -> Whose:
         """Answer who writes a name."""
@@ -132,7 +135,7 @@ def served_certificate(expected: Expected, world: World, host: str, certificate:
 
 
 def served_policy(expected: Expected, world: World, domain: str, policy: str) -> list[Finding]:
-    """Compare an MTA-STS policy, as served over HTTPS, with the domain's mail servers (RFC 8461).
+    """Compare an MTA-STS policy, as served over HTTPS, with ours and with the domain's mail servers (RFC 8461).
 
     policy: its text, or what went wrong, beginning with `!`. Without a record there is nothing to compare.
     """
@@ -150,6 +153,8 @@ def served_policy(expected: Expected, world: World, domain: str, policy: str) ->
     verdict: Verdict = "fails"
     if fields.get("version") != "STSv1" or fields.get("mode") not in ("enforce", "testing", "none"):
         text = "its policy is none: it needs version: STSv1 and a mode"
+    elif expected.policy and policy.splitlines() != expected.policy.splitlines():
+        text = "its policy is not the one that its id stands for: run site.yml"
     elif outside:
         text = f"its policy leaves out {', '.join(outside)}: add an mx line first, then a new id"
     elif not fields.get("max_age", "").isdigit() or int(fields["max_age"]) < MIN_MAX_AGE:
@@ -197,7 +202,7 @@ def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterat
     """Whether a record set is what we want, to the letter."""
     name, whose = _shown_name(one), expected.whose(one.name)
     check = "DKIM" if "._domainkey." in one.name else {"PTR": "reverse DNS"}.get(one.type, one.type)
-    check = {"_dmarc": "DMARC record", "_smtp": "TLS reports"}.get(name.partition(".")[0], check)
+    check = PLACES.get(name.partition(".")[0], check)
     bad = "fails" if one.type == "PTR" else _bad(level)
     answer = world.ask(one.name, one.type)
     uncertain = _uncertain(name, check, whose, answer)

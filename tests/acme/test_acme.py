@@ -24,7 +24,8 @@ pytestmark = pytest.mark.hosts
 
 HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 MAIL, AUTHORITY = HOSTS.mail, HOSTS.outside
-PORTS = (25, 465, 587, 993)
+PORTS = (25, 443, 465, 587, 993)
+POLICY = f"mta-sts.{HOSTS.domain['name']}"  # what the certificate is for, too
 # Without them it takes some seconds over each step and refuses one request in twenty.
 QUICK = "--setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0"
 PEBBLE = {
@@ -103,7 +104,7 @@ def shown(port: int, trust: Path) -> dict[str, Any]:
 
 
 def serials(trust: Path) -> set[str]:
-    """Serial numbers of what all four ports show."""
+    """Serial numbers of what all ports show."""
     return {shown(port, trust)["serialNumber"] for port in PORTS}
 
 
@@ -129,7 +130,7 @@ def test_it_is_issued_by_http_and_asked_for_once(root: Path) -> None:
     site(root)
 
     (serial,) = serials(root)
-    assert names(root) == {MAIL.name}
+    assert names(root) == {MAIL.name, POLICY}
     key = HOSTS.ssh(MAIL, "openssl pkey -in /etc/mailroom/tls/pair.pem -noout -text; stat -c %a%U /etc/mailroom/tls/*")
     assert "P-256" in key
     assert key.splitlines()[-1] == "600root"
@@ -167,7 +168,7 @@ def test_other_names_are_asked_for_through_the_zone(root: Path) -> None:
     site(root, acme_challenge="dns-01", acme_propagation_seconds=1, certificate_names=wanted)
 
     assert not serials(root) & before
-    assert names(root) == set(wanted)
+    assert names(root) == {*wanted, POLICY}
     assert HOSTS.ssh(MAIL, "stat -c %a%U /etc/mailroom/acme/key.ini") == "600root\n"
     records = HOSTS.ssh(HOSTS.dns, f"kdig +short @{HOSTS.dns.address} _acme-challenge.imap.example.com TXT")
     assert records == ""
@@ -176,7 +177,7 @@ def test_other_names_are_asked_for_through_the_zone(root: Path) -> None:
 def test_daemons_that_show_another_certificate_are_told(root: Path) -> None:
     new = "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=new -keyout /run/new.key -out /run/new.pem"
     HOSTS.ssh(MAIL, f"{new} 2>&1 && cat /run/new.key /run/new.pem >/etc/mailroom/tls/pair.pem")
-    with pytest.raises(StoryError, match=r"port 993 shows another certificate"):
+    with pytest.raises(StoryError, match=r"port 443 shows another certificate"):
         HOSTS.ssh(MAIL, "mailroom-certificate check")
     with pytest.raises(StoryError):
         HOSTS.ssh(MAIL, "systemctl start certbot.service")

@@ -35,8 +35,8 @@ def protocols(found: ET.Element) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(("port", "option"), [(465, ""), (587, "--starttls-smtp"), (993, "")])
-def test_where_passwords_travel_nothing_old_or_weak_is_offered(port: int, option: str) -> None:
+@pytest.mark.parametrize(("port", "option"), [(443, ""), (465, ""), (587, "--starttls-smtp"), (993, "")])
+def test_where_there_is_a_choice_nothing_old_or_weak_is_offered(port: int, option: str) -> None:
     found = scanned(port, option)
 
     assert protocols(found) == {"tls1.2", "tls1.3"}
@@ -46,7 +46,7 @@ def test_where_passwords_travel_nothing_old_or_weak_is_offered(port: int, option
     assert [each.get("supported") for each in found.iter("renegotiation")] == ["0"]
     assert [each.get("supported") for each in found.iter("compression")] == ["0"]
     (certificate,) = found.iter("certificate")
-    assert certificate.findtext("altnames") == f"DNS:{HOSTS.mail.name}"
+    assert certificate.findtext("altnames") == f"DNS:{HOSTS.mail.name}, DNS:mta-sts.{HOSTS.domain['name']}"
     assert certificate.findtext("issuer") == "Mailroom private CA"
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.hosts
 
 HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 # Not fetch-and-route: what it says while others are away is what it is there for, and its own tests judge it.
-UNITS = ("certbot", "dovecot", "fail2ban", "*nftables", "postfix*", "rspamd", "unbound")
+UNITS = ("certbot", "dovecot", "fail2ban", "mailroom-mta-sts", "*nftables", "postfix*", "rspamd", "unbound")
 WARNING = 4  # and above it in urgency, see syslog(3)
 
 # rspamd writes to its standard error, which has no priorities, from "notice" on: these alone are no warnings.

@@ -24,7 +24,9 @@ from pathlib import Path
 PAIR = Path("/etc/mailroom/tls/pair.pem")  # the key, then the certificate with its intermediates
 LINEAGE = Path("/etc/letsencrypt/live/mailroom")
 PORTS = {25: "smtp", 465: "tls", 587: "smtp", 993: "tls"}
-RELOAD = ("systemctl", "try-reload-or-restart", "postfix*.service", "dovecot*.service")
+POLICY = 443, "mailroom-mta-sts.service"  # on a host that serves the MTA-STS policy
+RELOAD = ("systemctl", "try-reload-or-restart", "postfix*.service", "dovecot*.service", "mailroom-mta-sts*.service")
+JOURNALS = "journalctl -u 'postfix*' -u dovecot -u mailroom-mta-sts"
 DAYS = 7  # certbot renews weeks before the end, and a run of site.yml 30 days before
 PATIENCE = 10.0  # seconds a daemon has to take up what it was told
 TIMEOUT = 10.0  # seconds a port has to answer
@@ -64,7 +66,7 @@ def difference(port: int, protocol: str, wanted: bytes, deadline: float) -> str:
                 return ""
             problem = f"port {port} shows another certificate than {PAIR}: {' '.join(RELOAD)}"
         except OSError as error:
-            problem = f"port {port} shows no certificate ({error}): see journalctl -u 'postfix*' -u dovecot"
+            problem = f"port {port} shows no certificate ({error}): see {JOURNALS}"
         if time.monotonic() >= deadline:
             return problem
         time.sleep(0.1)
@@ -78,8 +80,17 @@ def end_problem(pem: str) -> tuple[str, str]:
     return end, f"{PAIR} ends on {end}: have it renewed, see journalctl -u certbot" if done.returncode else ""
 
 
-def check(ports: Mapping[int, str] = PORTS, patience: float = 0) -> list[str]:
+def ports_in_use() -> dict[int, str]:
+    """The ports that show the certificate, with how TLS begins there."""
+    port, unit = POLICY
+    command = ["systemctl", "is-active", "--quiet", unit]
+    serves = subprocess.run(command, check=False).returncode == 0  # noqa: S603 - fixed
+    return {**PORTS, **({port: "tls"} if serves else {})}
+
+
+def check(ports: Mapping[int, str] | None = None, patience: float = 0) -> list[str]:
     """What is wrong with the certificate that is shown, one line each. Raises OSError or ValueError for the file."""
+    ports = ports_in_use() if ports is None else ports
     pem = PAIR.read_text(encoding="ascii")
     wanted, deadline = first_certificate(pem), time.monotonic() + patience
     found = [difference(port, protocol, wanted, deadline) for port, protocol in ports.items()]

@@ -82,8 +82,18 @@ def test_a_port_that_shows_another_one_is_named(file: Path, tmp_path: Path, prot
     with server(pair(tmp_path, "other"), tmp_path, protocol) as port:
         assert mailroom_certificate.check({port: protocol}, 0) == [
             f"port {port} shows another certificate than {file}: "
-            "systemctl try-reload-or-restart postfix*.service dovecot*.service"
+            "systemctl try-reload-or-restart postfix*.service dovecot*.service mailroom-mta-sts*.service"
         ]
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_the_port_of_the_policy_counts_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serves: bool
+) -> None:
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\nexit {0 if serves else 3}\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert (443 in mailroom_certificate.ports_in_use()) == serves
 
 
 def test_a_port_where_nobody_answers_is_named(file: Path) -> None:

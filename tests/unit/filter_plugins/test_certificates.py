@@ -185,7 +185,7 @@ ZONES: list[dict[str, Any]] = [
 
 
 def told(zones: object = ZONES, **changes: object) -> list[str]:
-    found = certificate_problems([ACME | changes], zones, NOW)
+    found = certificate_problems([ACME | changes], zones, now=NOW)
     assert all(line.startswith(f"{HOST}: ") for line in found)
     return [line.removeprefix(f"{HOST}: ") for line in found]
 
@@ -197,6 +197,18 @@ def test_nothing_is_wrong_with_what_is_usual() -> None:
     assert certificate_problems(None) == []
 
 
+def test_the_names_of_policies_are_names_of_the_certificate(files: tuple[Path, Path]) -> None:
+    host = {
+        "inventory_hostname": NAMES[0],
+        "certificate_mode": "files",
+        "certificate_chain_file": str(files[0]),
+        "certificate_key_file": str(files[1]),
+    }
+    assert certificate_problems([host], None, {"other.example.com": ["mta-sts.example.com"]}, NOW) == []
+    (problem,) = certificate_problems([host], None, {NAMES[0]: ["mta-sts.example.com"]}, NOW)
+    assert "is not valid for mta-sts.example.com" in problem
+
+
 def test_each_mail_host_is_told_of_its_own_files(files: tuple[Path, Path]) -> None:
     good = {
         "inventory_hostname": HOST,
@@ -205,7 +217,7 @@ def test_each_mail_host_is_told_of_its_own_files(files: tuple[Path, Path]) -> No
         "certificate_key_file": str(files[1]),
     }
     other = good | {"inventory_hostname": "mx.example.com", "certificate_key_file": "/nowhere"}
-    assert certificate_problems([good, other], None, NOW) == [
+    assert certificate_problems([good, other], None, now=NOW) == [
         "mx.example.com: /nowhere: No such file or directory: correct the path, or let the user who runs Ansible "
         "read it",
         f"mx.example.com: {files[0]} is not valid for mx.example.com: have one issued that names them, too",

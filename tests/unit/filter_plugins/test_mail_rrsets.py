@@ -43,6 +43,21 @@ def test_one_domain_on_one_host() -> None:
     }
 
 
+def test_an_mta_sts_policy_is_announced_by_an_id_made_from_it() -> None:
+    def of(policy: str, host: str = "mail.example.com") -> dict[tuple[str, str], list[str]]:
+        found = rrsets("example.com", mta_sts={"host": host, "policy": policy})
+        return {key: one["values"] for key, one in found.items() if "mta-sts" in key[0]}
+
+    first, second = of("mode: testing\n"), of("mode: enforce\n")
+    alias, record = ("mta-sts.example.com.", "CNAME"), ("_mta-sts.example.com.", "TXT")
+    assert first[alias] == ["mail.example.com."]
+    assert re.fullmatch(r"v=STSv1; id=[0-9a-z]{32}", first[record][0])
+    assert first == of("mode: testing\n")
+    assert first[record] != second[record]
+    assert of("") == {alias: first[alias]}
+    assert of("", host="") == {}
+
+
 def test_reports_go_where_they_are_accepted() -> None:
     records = " ".join(value for one in rrsets("example.com").values() for value in one["values"])
     assert sorted(re.findall(r"rua=mailto:([a-z-]+)@example\.com", records)) == list(REPORT_NAMES)

@@ -573,6 +573,10 @@ def test_a_port_counts_only_where_it_is_used() -> None:
     assert host_problems([{**HOST, "ansible_facts": facts}]) == []
     (line,) = host_problems([{**HOST, "ansible_facts": facts, "dovecot_pop3": True}])
     assert "port 995 is taken by courier" in line
+    facts["taken_ports"] = {"443": "nginx"}
+    assert host_problems([{**HOST, "ansible_facts": facts}]) == []
+    (line,) = host_problems([{**HOST, "ansible_facts": facts}], {HOST["inventory_hostname"]: ["mta-sts.example.com"]})
+    assert "port 443 is taken by nginx: stop and remove it, or write mta_sts_enabled: false" in line
 
 
 def test_everything_is_said_at_once() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from module_utils import spf
 from module_utils.dns_plan import (
+    TYPES,
     Change,
     Key,
     Plan,
@@ -258,6 +259,10 @@ def test_everything_that_a_plan_needs_is_observed() -> None:
         (APEX, "TXT"),
         (APEX, "CNAME"),
     }
+
+
+def test_all_that_may_stand_beside_an_alias_is_observed() -> None:
+    assert keys([Wanted(DMARC, "CNAME", rrset("dmarc.example.net."))], {}) == {(DMARC, kind) for kind in TYPES}
 
 
 def test_a_stale_plan_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -226,6 +227,17 @@ def test_an_mta_sts_policy_is_compared_with_mx(policy: str, verdict: str, text: 
     world = FakeWorld({("_mta-sts.example.com.", "TXT"): Answer(values=("v=STSv1; id=1",))})
     [found] = mail_checks.served_policy(EXPECTED, world, "example.com", policy)
     assert (found.verdict, text in found.text) == (verdict, True), found
+
+
+def test_an_mta_sts_policy_is_the_one_that_we_serve() -> None:
+    world = FakeWorld({("_mta-sts.example.com.", "TXT"): Answer(values=("v=STSv1; id=1",))})
+
+    def verdict(policy: str) -> str:
+        ours = dataclasses.replace(EXPECTED, policy=POLICY)
+        return mail_checks.served_policy(ours, world, "example.com", policy)[0].verdict
+
+    assert verdict(POLICY.replace("\n", "\r\n")) == "ok"
+    assert verdict(POLICY.replace("604800", "604801")) == "fails"
 
 
 LISTED = ("25.2.0.192.bl.example.", "A")
