@@ -307,7 +307,7 @@ class _NoXmlrpc(OdooError):
 def _connection(url: str, ca_file: str | None) -> http.client.HTTPConnection:
     try:
         parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port  # not None below, or the end of an IPv6 address is taken for one
     except ValueError as error:
         raise OdooError(f"{url} is no address ({error})", "write https://name or https://name:port", "url") from error
     if parts.scheme == "https":
@@ -318,9 +318,9 @@ def _connection(url: str, ca_file: str | None) -> http.client.HTTPConnection:
         except OSError as error:
             cure = "name a PEM file on the control node"
             raise OdooError(f"{ca_file}: {error.strerror}", cure, "ca_file") from error
-        return http.client.HTTPSConnection(host, port, context=context)
+        return http.client.HTTPSConnection(host, port or 443, context=context)
     if parts.scheme == "http" and is_loopback(host):
-        return http.client.HTTPConnection(host, port)
+        return http.client.HTTPConnection(host, port or 80)
     raise OdooError(f"{url} would send the password unencrypted", "use https://", "url")
 
 

@@ -341,6 +341,12 @@ def test_what_is_no_address_is_told(url: str) -> None:
         Odoo(url, "prod")
 
 
+@pytest.mark.parametrize(("url", "port"), [("https://[2001:db8::69]", 443), ("https://[2001:db8::69]:8443", 8443)])
+def test_an_ipv6_address_is_not_cut(url: str, port: int) -> None:
+    connection = Odoo(url, "prod")._connection
+    assert (connection.host, connection.port) == ("2001:db8::69", port)
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1"])
 def test_this_machine_has_several_names(host: str) -> None:
     assert is_loopback(host)
