@@ -222,9 +222,9 @@ class NameServer:
         """Ask for the TTL of a set."""
         return int(self._asked(name, kind).answer[0].ttl)
 
-    def serial(self) -> int:
-        """Ask for the zone's serial number, which grows with every update."""
-        [soa] = self._asked(APEX, "SOA").answer[0]
+    def serial(self, zone: str = APEX) -> int:
+        """Ask for a zone's serial number, which grows with every update."""
+        [soa] = self._asked(zone, "SOA").answer[0]
         return int(soa.serial)
 
     def edit(self, change: Callable[[dns.update.UpdateMessage], None], zone: str = APEX) -> None:
