@@ -98,6 +98,7 @@ failing:
 """
 
 ORDER = ("ok", "advice", "unknown", "fails")
+AT_ONCE = 32  # checks under way
 MAX_POLICY = 65536  # bytes; RFC 8461 section 3.3
 
 
@@ -131,9 +132,12 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
         for addresses in hosts.values()
         for address in addresses
     ]
-    with ThreadPoolExecutor(32) as pool:
-        findings = [finding for found in pool.map(lambda job: job(), jobs) for finding in found]
-    findings = list(dict.fromkeys(findings))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        placed = [pool.submit(job) for job in mail_checks.places(expected, world)]
+        under_way = [pool.submit(job) for job in jobs]
+        zone_jobs = mail_checks.zone_checks(expected, world, [one.result() for one in placed])
+        under_way += [pool.submit(job) for job in zone_jobs]
+    findings = list(dict.fromkeys(finding for one in under_way for finding in one.result()))
     findings.sort(key=lambda one: (ORDER.index(one.verdict), one.name.split(".")[::-1], one.check))
     return {
         "findings": [asdict(finding) for finding in findings],

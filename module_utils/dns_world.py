@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,7 +37,9 @@ class Answer:
 
     status: the answer's code, or `no answer`. values: in their canonical spelling, empty when there are none.
     aliases: the names that CNAMEs lead to, in order. secure: validated by DNSSEC. bogus: DNSSEC says that it is forged
-    or out of date, so that nobody who validates sees it; values are then what those see who do not.
+    or out of date, so that nobody who validates sees it; values are then what those see who do not. reason: what the
+    resolver says of an error (RFC 8914), if anything. left: seconds for which the values' signatures are valid yet,
+    negative when they are no longer; None without any.
     """
 
     status: str = "NOERROR"
@@ -44,6 +47,8 @@ class Answer:
     aliases: tuple[str, ...] = ()
     secure: bool = False
     bogus: str = ""
+    reason: str = ""
+    left: int | None = None
 
     @property
     def known(self) -> bool:
@@ -83,6 +88,10 @@ class World:
         found = Server(address, 53, self.timeout).ask(keys)
         return {key: frozenset(to_value(rdata) for rdata in rdataset) for key, rdataset in found.items()}
 
+    def referral(self, address: str, zone: str) -> Mapping[str, Sequence[str]]:
+        """Answer the name servers that one of the zone above gives for a zone, with addresses. Raises ZoneError."""
+        return Server(address, 53, self.timeout).referral(zone)
+
     def _asked(self, name: str, kind: str) -> Answer:
         try:
             question = dns.message.make_query(name, kind, want_dnssec=True)
@@ -93,27 +102,32 @@ class World:
         if isinstance(response, str):
             return Answer(response)
         bogus = ""
+        reason = "; ".join(option.to_text() for option in response.options if isinstance(option, dns.edns.EDEOption))
         if response.rcode() == dns.rcode.SERVFAIL:
             question.flags |= dns.flags.CD
             unchecked = self._sent(question)
-            if not isinstance(unchecked, str) and unchecked.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-                reasons = [option.to_text() for option in response.options if isinstance(option, dns.edns.EDEOption)]
-                response, bogus = unchecked, "; ".join(reasons) or "its signatures are wrong"
+            if not isinstance(unchecked, str) and _tells(unchecked):
+                response, bogus = unchecked, reason or "the resolver says SERVFAIL"
+                if name != "." and self.ask(".", "SOA").bogus:
+                    bogus = ""  # who distrusts the root calls all things bogus, which says nothing of any of them
         code = dns.rcode.to_text(response.rcode())
         if not isinstance(response, dns.message.QueryMessage):
-            return Answer(code, bogus=bogus)
+            return Answer(code, bogus=bogus, reason=reason)
         try:
             chain = response.resolve_chaining()
         except dns.exception.DNSException:
-            return Answer(code, bogus=bogus)
+            return Answer(code, bogus=bogus, reason=reason)
         target = chain.canonical_name.to_text().lower()
         steps = [rdata.target.to_text().lower() for rrset in chain.cnames for rdata in rrset]
+        ends = [rdata.expiration for rrset in response.answer if rrset.rdtype == dns.rdatatype.RRSIG for rdata in rrset]
         return Answer(
             code,
             tuple(sorted(to_value(rdata) for rdata in chain.answer or ())),
             tuple(steps) if target != name else (),
             secure=bool(response.flags & dns.flags.AD) and not bogus,
             bogus=bogus,
+            reason=reason,
+            left=min(ends) - int(time.time()) if ends else None,
         )
 
     def _sent(self, question: dns.message.Message) -> dns.message.Message | str:
@@ -127,6 +141,12 @@ class World:
             except (dns.exception.DNSException, OSError) as error:
                 reason = "no answer" if isinstance(error, dns.exception.Timeout) else str(error)
         return reason
+
+
+def _tells(response: dns.message.Message) -> bool:
+    """Say whether a response has values, or says that there are none; of a broken zone may come a referral alone."""
+    denied = any(rrset.rdtype == dns.rdatatype.SOA for rrset in response.authority)
+    return response.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN) and bool(response.answer or denied)
 
 
 def reverse(address: str) -> str:

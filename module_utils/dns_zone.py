@@ -189,6 +189,29 @@ class Server:
                 found[name, kind] = rrset.to_rdataset()
         return found
 
+    def referral(self, zone: str) -> dict[str, list[str]]:
+        """Answer the name servers to which a server of the zone above refers for a zone, with the addresses it gives.
+
+        Raises ZoneError.
+        """
+        [answer] = self._converse([dns.message.make_query(zone, "NS", flags=0)])
+        owner = dns.name.from_text(zone)
+        servers = [
+            rdata.to_text().lower()
+            for rrset in (*answer.answer, *answer.authority)
+            if rrset.name == owner and rrset.rdtype == dns.rdatatype.NS
+            for rdata in rrset
+        ]
+        return {
+            server: [
+                rdata.to_text()
+                for rrset in answer.additional
+                if rrset.name == dns.name.from_text(server) and rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA)
+                for rdata in rrset
+            ]
+            for server in servers
+        }
+
     def update(self, message: dns.update.UpdateMessage) -> dns.rcode.Rcode:
         """Send a dynamic update and answer the server's verdict, which is authentic."""
         return self._converse([message])[0].rcode()

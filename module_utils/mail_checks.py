@@ -18,12 +18,12 @@ import dns.name
 import dns.reversename
 
 if TYPE_CHECKING:
-    from module_utils import spf, spf_check
+    from module_utils import dns_chain, spf, spf_check
     from module_utils.dns_plan import Wanted, shown
     from module_utils.dns_world import Answer, Key, reverse
     from module_utils.dns_zone import LameError, ZoneError
 else:
-    from ansible.module_utils import spf, spf_check
+    from ansible.module_utils import dns_chain, spf, spf_check
     from ansible.module_utils.dns_plan import Wanted, shown
     from ansible.module_utils.dns_world import Answer, Key, reverse
     from ansible.module_utils.dns_zone import LameError, ZoneError
@@ -45,6 +45,9 @@ class World(Protocol):
 
     def authoritative(self, address: str, keys: Iterable[Key]) -> Mapping[Key, frozenset[str]]:
         """Answer what a name server itself says. Raises ZoneError, LameError among them."""
+
+    def referral(self, address: str, zone: str) -> Mapping[str, Sequence[str]]:
+        """Answer the name servers that one of the zone above gives for a zone, with addresses. Raises ZoneError."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,37 @@ def checks(expected: Expected, world: World) -> list[Callable[[], list[Finding]]
     found: list[Callable[[], list[Finding]]] = [partial(of_record, *wanted) for wanted in expected.wanted]
     for domain in expected.domains:
         found += [one(_dmarc, domain), one(_mail_servers, domain)]
-    found += [one(_authorities, host) for host in expected.hosts]
-    return [*found, one(_zones)]
+    return [*found, *(one(_authorities, host) for host in expected.hosts)]
+
+
+def places(expected: Expected, world: World) -> list[Callable[[], tuple[Key, str]]]:
+    """Answer questions for the zone of each wanted set, none of which waits for another; `zone_checks` needs them.
+
+    Of reverse zones only those that DNSSEC makes unreadable are looked for: they are others' mostly.
+    """
+
+    def place(key: Key) -> tuple[Key, str]:
+        reverse_zone = key[0].endswith(".arpa.") and not world.ask(*key).bogus
+        return key, "" if reverse_zone else _zone_of(key[0], world)
+
+    return [partial(place, one.key) for one, _ in expected.wanted]
+
+
+def zone_checks(
+    expected: Expected, world: World, placed: Iterable[tuple[Key, str]]
+) -> list[Callable[[], list[Finding]]]:
+    """Answer the checks of all zones that hold a wanted set, given what `places` answers."""
+    inside: dict[str, set[Key]] = {}
+    for key, zone in placed:
+        if zone:
+            inside.setdefault(zone, set()).add(key)
+
+    def check(zone: str, keys: set[Key]) -> list[Finding]:
+        said: dict[str, Mapping[Key, frozenset[str]]] = {}
+        found = list(_name_servers(zone.rstrip("."), expected.whose(zone), keys, world, said))
+        return [*_chain(zone, world, said), *found]
+
+    return [partial(check, *item) for item in sorted(inside.items())]
 
 
 def served_certificate(expected: Expected, world: World, host: str, certificate: bytes, key: bytes) -> list[Finding]:
@@ -112,6 +144,8 @@ def served_certificate(expected: Expected, world: World, host: str, certificate:
     whose = expected.whose(f"{name}.")
     if not answer.values:
         return []
+    if world.ask(".", "SOA").bogus:
+        return [Finding(name, "TLSA", "unknown", whose, "cannot be validated: the resolver trusts no key of the root")]
     if not answer.secure:
         text = "stands in a zone without DNSSEC, so nobody may believe it: sign the zone, or take the record out"
         return [Finding(name, "TLSA", "advice", whose, text)]
@@ -190,10 +224,10 @@ def block_list(world: World, address: str, zone: str) -> list[Finding]:
 def _uncertain(name: str, check: str, whose: Whose, answer: Answer) -> Finding | None:
     """Answer a finding when an answer tells nothing for sure, None when it does."""
     if answer.bogus:
-        text = f"DNSSEC: bogus for all who validate ({answer.bogus}): sign the zone anew, compare its DS"
+        text = f"bogus for all who validate ({answer.bogus}): see DNSSEC of its zone"
         return Finding(name, check, "fails", whose, text)
     if not answer.known:
-        text = f"the resolver answers {answer.status}: is it, and are the zone's name servers, reachable?"
+        text = f"the resolver answers {_code(answer)}: is it, and are the zone's name servers, reachable?"
         return Finding(name, check, "unknown", whose, text)
     return None
 
@@ -347,37 +381,50 @@ def _authorities(expected: Expected, world: World, host: str) -> Iterator[Findin
         yield Finding(host, "CAA", "advice", expected.whose(f"{host}."), text)
 
 
-def _zones(expected: Expected, world: World) -> Iterator[Finding]:
-    """Whether the zones' name servers agree, and what DNSSEC says."""
-    inside: dict[str, set[Key]] = {}
-    for one, _ in expected.wanted:
-        zone = _zone_of(one.name, world)
-        if zone and not zone.endswith(".arpa."):
-            inside.setdefault(zone, set()).add(one.key)
-    for zone, keys in sorted(inside.items()):
-        name, whose = zone.rstrip("."), expected.whose(zone)
-        answer = world.ask(zone, "SOA")
-        if answer.secure:
-            yield Finding(name, "DNSSEC", "ok", whose, "signed, and the chain from the root is whole")
-        elif not answer.bogus:
-            text = "not signed, or its DS is missing: others can forge it, and DANE cannot protect mail"
-            yield Finding(name, "DNSSEC", "advice", "external", text)
-        yield from _name_servers(name, whose, keys, world)
+def _chain(zone: str, world: World, said: Mapping[str, Mapping[Key, frozenset[str]]]) -> Iterator[Finding]:
+    """What DNSSEC makes of a zone. Whatever is wrong with it is never of Mailroom's making.
+
+    said: what its name servers say of SOA and DNSKEY. A resolver may have nothing at all from servers that answer us,
+    when they sign nothing where there should be signatures.
+    """
+
+    def ask(name: str, kind: str) -> Answer:
+        answer = world.ask(name, kind)
+        if answer.known or name != zone or kind not in ("SOA", "DNSKEY"):
+            return answer
+        values = next((tuple(one.get((zone, kind), ())) for one in said.values()), ())
+        return Answer(values=values, bogus=_code(answer)) if said else answer
+
+    link = dns_chain.chain(zone, ask)
+    name = link.zone.rstrip(".") or "."
+    if link.state == "broken":
+        yield Finding(name, "DNSSEC", "fails", "external", link.text)
+    elif link.state == "insecure" or (link.state == "secure" and link.text):
+        yield Finding(name, "DNSSEC", "advice", "external", link.text)
+    elif link.state == "secure":
+        yield Finding(name, "DNSSEC", "ok", "external", "signed, and the chain from the root is whole")
 
 
-def _name_servers(zone: str, whose: Whose, keys: set[Key], world: World) -> Iterator[Finding]:
-    """Whether all name servers of a zone say the same of what matters to us."""
-    said: dict[str, Mapping[Key, frozenset[str]]] = {}
-    servers = [value.rstrip(".") for value in world.ask(zone, "NS").values]
-    for server in servers:
-        addresses = [value for kind in ("A", "AAAA") for value in world.ask(server, kind).values]
+def _name_servers(
+    zone: str, whose: Whose, keys: set[Key], world: World, said: dict[str, Mapping[Key, frozenset[str]]]
+) -> Iterator[Finding]:
+    """Whether all name servers of a zone say the same of what matters to us; what each says is added to `said`."""
+    more = {(f"{zone}.", "SOA"), (f"{zone}.", "DNSKEY")}
+    reached = world.ask(zone, "SOA").known
+    servers = _delegation(zone, world)
+    if not servers:
+        answer = world.ask(zone, "NS")
+        text = f"cannot be found ({_code(answer)}): is the resolver, and is the zone above, reachable?"
+        yield Finding(zone, "name servers", "unknown", "external", text)
+    for server, addresses in servers.items():
         if not addresses:
             yield Finding(zone, "name servers", "fails", "external", f"{server} has no address: correct the NS record")
             continue
         try:
-            said[server] = world.authoritative(addresses[0], sorted({*keys, (f"{zone}.", "SOA")}))
+            said[server] = world.authoritative(addresses[0], sorted(keys | more))
         except ZoneError as error:
-            verdict: Verdict = "fails" if isinstance(error, LameError) else "unknown"  # perhaps out of our reach alone
+            # One that does not answer is perhaps out of our reach alone, unless the resolver gets nothing either.
+            verdict: Verdict = "fails" if isinstance(error, LameError) or not reached else "unknown"
             yield Finding(zone, "name servers", verdict, "external", f"{server} is of no use: {error}")
     different = {
         " ".join((name.rstrip("."), kind))
@@ -395,14 +442,44 @@ def _name_servers(zone: str, whose: Whose, keys: set[Key], world: World) -> Iter
         yield Finding(zone, "name servers", "ok", whose, f"{', '.join(sorted(said))}: of one mind")
 
 
+def _delegation(zone: str, world: World) -> dict[str, list[str]]:
+    """Answer the name servers of a zone with their addresses, as the zone says, or where it is mute the one above."""
+
+    def addresses(server: str) -> list[str]:
+        return [value for kind in ("A", "AAAA") for value in world.ask(server, kind).values]
+
+    own = world.ask(zone, "NS").values
+    if own:
+        return {server.rstrip("."): addresses(server) for server in own}
+    parent = _zone_of(zone.partition(".")[2], world)
+    for address in [found for server in world.ask(parent, "NS").values for found in addresses(server)]:
+        try:
+            given = world.referral(address, zone)
+        except ZoneError:
+            continue
+        return {server.rstrip("."): list(glue) or addresses(server) for server, glue in given.items()}
+    return {}
+
+
 def _zone_of(name: str, world: World) -> str:
-    """Answer the zone that a name is in, absolute; empty when nobody can tell."""
+    """Answer the zone that a name is in, absolute; empty when nobody can tell.
+
+    Where the resolver has no answer, that is the highest name of which nothing can be known.
+    """
     labels = name.rstrip(".").split(".")
+    silent = ""
     for place in range(len(labels)):
         zone = ".".join(labels[place:]) + "."
-        if world.ask(zone, "SOA").values and not world.ask(zone, "SOA").aliases:
-            return zone
+        answer = world.ask(zone, "SOA")
+        if answer.values and not answer.aliases:
+            return silent or zone
+        silent = "" if answer.known else zone
     return ""
+
+
+def _code(answer: Answer) -> str:
+    """Answer what the resolver says instead of an answer."""
+    return " ".join(filter(None, (answer.status, answer.reason and f"({answer.reason})")))
 
 
 def _organisation(one: str, other: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,9 +66,14 @@ class FakeWorld:
             raise other
         return {**said, **other}
 
+    def referral(self, address: str, zone: str) -> Mapping[str, Sequence[str]]:
+        raise ZoneError(f"{address} is not asked for {zone} here")
+
 
 def findings(world: FakeWorld) -> list[mail_checks.Finding]:
-    return [finding for check in mail_checks.checks(EXPECTED, world) for finding in check()]
+    placed = [place() for place in mail_checks.places(EXPECTED, world)]
+    checks = mail_checks.checks(EXPECTED, world) + mail_checks.zone_checks(EXPECTED, world, placed)
+    return [finding for check in checks for finding in check()]
 
 
 def spf(*records: str) -> dict[Key, Answer]:
@@ -146,7 +151,7 @@ SOA_8 = frozenset({"ns1.example.com. hostmaster.example.com. 8 3600 600 86400 60
         ({("example.com.", "CAA"): Answer()}, "CAA", "advice", "every authority may issue"),
         (
             {("example.com.", "SOA"): Answer(values=GOOD["example.com.", "SOA"].values)},
-            "DNSSEC", "advice", "not signed, or its DS is missing",
+            "DNSSEC", "advice", "not signed: others can forge it",
         ),
         (
             {("example.com.", "MX"): Answer(values=("10 mail.example.com.",), bogus="EDE 7: signature expired")},
