@@ -26,8 +26,8 @@ DOCUMENTATION = r"""
 module: host_files
 short_description: Keep a set of files on the host exactly as given
 description:
-  - Compares every file with its wanted content, mode, owner and group, validates all contents that differ, and only
-    then writes them. Nothing is written unless everything is valid.
+  - Compares every file with its wanted content, mode, owner and group, has checkers judge all of them together if any
+    differs, and only then writes what differs. Nothing is written unless everything is valid.
   - A file is replaced in one instant (temporary file in the same directory, fsync, rename, fsync of the directory), so
     a crash leaves the old file or the new one, never a part of it.
   - Never writes through a symbolic link. A link that stands in a file's place is replaced, its target is not touched.
@@ -62,20 +62,25 @@ options:
         description: Name or number of the group. In check mode it need not exist yet.
         type: str
         default: root
-      validate:
-        description:
-          - Command that exits 0 when the content is valid; C(%s) is a temporary file of the same base name.
-          - Run without a shell, only for a content that differs from the host's. In check mode it is left out when the
-            program is not installed.
-        type: str
       purge:
         description: With V(state=directory), remove files and links in it that O(files) does not name, not directories.
         type: bool
         default: false
       sensitive:
-        description: Keep the content out of diffs and errors.
+        description: Keep the content out of diffs, and out of the sight of O(validate).
         type: bool
         default: false
+  validate:
+    description:
+      - Commands that exit 0 and write nothing to standard error when the files are valid, such as those that a daemon
+        brings to check its configuration. The first that refuses them ends the run before anything is written.
+      - C(%s) is a private directory in which all of O(files) lie under their whole paths, whether they differ or not.
+        Those that are sensitive are not there, so that no error can show them.
+      - Run without a shell, only if a content differs from the host's. In check mode those are left out whose program
+        is not installed.
+    type: list
+    elements: str
+    default: []
   owed:
     description:
       - Absolute path of a note that is made before the first change and stays until somebody removes it. While it is
@@ -96,10 +101,10 @@ EXAMPLES = r"""
     files:
       - path: /etc/example/example.conf
         content: "{{ lookup('ansible.builtin.template', 'etc/example/example.conf.j2') }}"
-        validate: /usr/sbin/example --check %s
       - {path: /etc/example/key.pem, content: "{{ example_key }}", mode: "0600", sensitive: true}
       - {path: /var/lib/example, state: directory, owner: example, group: example, mode: "0750"}
       - {path: /etc/example/conf.d/old.conf, state: absent}
+    validate: [/usr/sbin/example --check --config %s/etc/example/example.conf]
   no_log: "{{ example_no_log }}"
   notify: [Check example, Reload example]
 """
@@ -134,7 +139,6 @@ class Wanted:
     mode: int
     owner: str
     group: str
-    validate: str | None
     sensitive: bool
     purge: bool = False
 
@@ -173,9 +177,6 @@ def wanted_from(entry: Mapping[str, Any]) -> Wanted:
         raise Refused(f"{path}: mode {mode!r} is not octal digits in quotes, such as '0644'")
     if entry.get("purge") and state != "directory":
         raise Refused(f"{path}: purge needs state directory")
-    validate = entry["validate"]
-    if validate is not None and (state != "file" or "%s" not in validate):
-        raise Refused(f"{path}: validate needs state file and a %s where the file's name goes")
     return Wanted(
         path,
         state,
@@ -183,7 +184,6 @@ def wanted_from(entry: Mapping[str, Any]) -> Wanted:
         int(mode, 8),
         str(entry["owner"]),
         str(entry["group"]),
-        validate,
         bool(entry["sensitive"]),
         bool(entry.get("purge")),
     )
@@ -248,36 +248,45 @@ def change_for(wanted: Wanted, check_mode: bool) -> Change | None:
     return None
 
 
-def validate(wanted: Wanted, check_mode: bool, scratch: str | None = None) -> None:
-    """Run the entry's checker on its content, in a private directory below `scratch`. Raises Refused."""
-    if wanted.validate is None or wanted.content is None:
+def run_checker(checker: str, stage: str) -> None:
+    """Have a checker judge the files below `stage`. Raises Refused."""
+    command = shlex.split(checker)
+    try:
+        result = subprocess.run(  # noqa: S603 - the checker is the role author's choice, run without a shell
+            [word.replace("%s", stage) for word in command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=VALIDATION_SECONDS,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"{command[0]}: did not end within {VALIDATION_SECONDS} s; nothing was written") from error
+    if result.returncode == 0 and not result.stderr.strip():
         return
-    command = shlex.split(wanted.validate)
-    if shutil.which(command[0]) is None:
-        if check_mode:
-            return
-        raise Refused(f"{wanted.path}: its checker {command[0]} is not installed: install it first")
-    with tempfile.TemporaryDirectory(prefix="host_files-", dir=scratch) as directory:
-        copy = str(Path(directory, Path(wanted.path).name))
-        with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(wanted.content)
-        try:
-            result = subprocess.run(  # noqa: S603 - the checker is the role author's choice, run without a shell
-                [word.replace("%s", copy) for word in command],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                check=False,
-                timeout=VALIDATION_SECONDS,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Refused(f"{wanted.path}: {command[0]} did not end within {VALIDATION_SECONDS} s") from error
-    if result.returncode == 0:
-        return
-    output = (result.stderr.strip() or result.stdout.strip()).decode(errors="replace").replace(copy, wanted.path)
+    output = (result.stderr.strip() or result.stdout.strip()).decode(errors="replace").replace(stage, "")
     lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
-    said = "(its output is kept secret)" if wanted.sensitive else " | ".join(lines[-3:]) or "(it said nothing)"
-    raise Refused(f"{wanted.path}: {command[0]} refuses the new content (exit {result.returncode}): {said}")
+    said = " | ".join(lines[-3:]) or "(it said nothing)"
+    raise Refused(f"{command[0]}: refuses the new files, so none was written (exit {result.returncode}): {said}")
+
+
+def validate(checkers: Sequence[str], wanted: Sequence[Wanted], check_mode: bool, scratch: str | None = None) -> None:
+    """Have the checkers judge all files but the sensitive, in a private directory below `scratch`. Raises Refused."""
+    here = [checker for checker in checkers if shutil.which(shlex.split(checker)[0])]
+    if len(here) < len(checkers) and not check_mode:
+        missing = next(checker for checker in checkers if checker not in here)
+        raise Refused(f"{shlex.split(missing)[0]}: is not installed, but is to check the new files: install it first")
+    if not here:
+        return
+    with tempfile.TemporaryDirectory(prefix="host_files-", dir=scratch) as stage:
+        for file in wanted:
+            if file.content is not None and not file.sensitive:
+                copy = Path(stage + file.path)
+                copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                copy.write_bytes(file.content)
+                os.utime(copy, (0, 0))  # Postfix waits until a file is two seconds old before it reads it
+        for checker in here:
+            run_checker(checker, stage)
 
 
 def _set_attributes(descriptor: int, wanted: Wanted) -> None:
@@ -396,30 +405,29 @@ def leftovers(directory: Wanted, paths: set[str]) -> list[Change]:
     return changes
 
 
-def changes_for(entries: Sequence[Mapping[str, Any]], check_mode: bool, scratch: str | None = None) -> list[Change]:
+def changes_for(
+    entries: Sequence[Mapping[str, Any]], checkers: Sequence[str], check_mode: bool, scratch: str | None = None
+) -> list[Change]:
     """All that has to be done, valid, in the order of doing it. Raises Refused with all problems, one per line."""
     problems: list[str] = []
     changes: list[Change] = []
+    all_wanted: list[Wanted] = []
     paths: set[str] = set()
-    purged: list[Wanted] = []
     for entry in entries:
         try:
             wanted = wanted_from(entry)
             if wanted.path in paths:
                 raise Refused(f"{wanted.path}: is given twice")
             paths.add(wanted.path)
-            if wanted.purge:
-                purged.append(wanted)
+            all_wanted.append(wanted)
             change = change_for(wanted, check_mode)
             if change is not None:
                 changes.append(change)
-                if change.content:
-                    validate(wanted, check_mode, scratch)
         except Refused as refused:
             problems.append(str(refused))
         except OSError as error:
             problems.append(f"{entry['path']}: {error.strerror}")
-    for directory in purged:
+    for directory in (wanted for wanted in all_wanted if wanted.purge):
         try:
             changes += leftovers(directory, paths)
         except Refused as refused:
@@ -428,6 +436,8 @@ def changes_for(entries: Sequence[Mapping[str, Any]], check_mode: bool, scratch:
             problems.append(f"{directory.path}: {error.strerror}")
     if problems:
         raise Refused("\n".join(problems))
+    if any(change.content for change in changes):
+        validate(checkers, all_wanted, check_mode, scratch)
     directories = [change for change in changes if change.wanted.state == "directory"]
     files = [change for change in changes if change.wanted.state == "file"]
     absences = [change for change in changes if change.wanted.state == "absent"]
@@ -438,7 +448,7 @@ def note_what_is_owed(path: str) -> None:
     """Make the note that survives a crash of this run. Raises Refused."""
     user, group = str(os.geteuid()), str(os.getegid())
     try:
-        write_file(Wanted(path, "file", b"", 0o600, user, group, None, sensitive=False), b"")
+        write_file(Wanted(path, "file", b"", 0o600, user, group, sensitive=False), b"")
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}") from error
 
@@ -453,7 +463,6 @@ def main() -> None:
         "mode": {"type": "raw"},
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
-        "validate": {"type": "str"},
         "purge": {"type": "bool", "default": False},
         "sensitive": {"type": "bool", "default": False},
     }
@@ -461,6 +470,7 @@ def main() -> None:
         # no_log keeps all contents out of the host's syslog ...
         {
             "files": {"type": "list", "elements": "dict", "required": True, "no_log": True, "options": options},
+            "validate": {"type": "list", "elements": "str", "default": []},
             "owed": {"type": "str"},
         },
         supports_check_mode=True,
@@ -474,7 +484,7 @@ def main() -> None:
         answer["owed"] = Path(note).exists()
     done: list[str] = []
     try:
-        changes = changes_for(entries, module.check_mode, module.tmpdir)
+        changes = changes_for(entries, module.params["validate"], module.check_mode, module.tmpdir)
         if module._diff:
             answer["diff"] = [diff_of(change) for change in changes]
         if note and changes and not module.check_mode:

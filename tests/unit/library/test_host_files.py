@@ -31,11 +31,14 @@ def owned(entry: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*entries: dict[str, Any], check: bool = False, owed: Path | None = None) -> dict[str, Any]:
+    def run(
+        *entries: dict[str, Any], check: bool = False, owed: Path | None = None, validate: list[str] | None = None
+    ) -> dict[str, Any]:
         scratch = tmp_path / "scratch"
         scratch.mkdir(exist_ok=True)
         arguments = {
             "files": [owned(entry) for entry in entries],
+            "validate": validate or [],
             "owed": owed and str(owed),
             "_ansible_check_mode": check,
             "_ansible_diff": True,
@@ -54,12 +57,12 @@ def mode_of(path: Path) -> str:
     return f"{stat.S_IMODE(path.stat().st_mode):04o}"
 
 
-def checker(tmp_path: Path, body: str) -> str:
-    """A program that checks a file given as its argument; returns the `validate` that runs it."""
+def checker(tmp_path: Path, body: str) -> list[str]:
+    """A program that checks the new files, in the directory where those of `tmp_path` are; the `validate` to run it."""
     program = tmp_path / "checker"
     program.write_text(f"#!/bin/sh\n{body}\n")
     program.chmod(0o755)
-    return f"{program} %s"
+    return [f"{program} %s{tmp_path}"]
 
 
 def test_a_file_is_written_once(run: Run, tmp_path: Path) -> None:
@@ -151,58 +154,79 @@ def test_absent_removes_an_empty_directory_only(run: Run, tmp_path: Path) -> Non
     assert not (tmp_path / "full").exists()
 
 
-def test_a_refused_content_leaves_every_file_as_it_was(run: Run, tmp_path: Path) -> None:
+def test_refused_files_leave_every_file_as_it_was(run: Run, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second.conf"
     first.write_text("old")
-    validate = checker(tmp_path, 'echo noise >&2; grep -q good "$1" || { echo "$1: line 1: bad word" >&2; exit 3; }')
+    body = 'echo noise >&2; grep -q good "$1"/second.conf || { echo "$1/second.conf: line 1: bad word" >&2; exit 3; }'
     answer = run(
         {"path": str(first), "content": "new"},
         {"path": str(tmp_path / "made"), "state": "directory"},
-        {"path": str(second), "content": "wrong\n", "validate": validate},
+        {"path": str(second), "content": "wrong\n"},
+        validate=[*checker(tmp_path, body), "/bin/false"],
+        owed=tmp_path / "owed",
     )
     assert answer["failed"]
     assert answer["msg"] == (
-        f"{second}: {tmp_path}/checker refuses the new content (exit 3): noise | {second}: line 1: bad word"
+        f"{tmp_path}/checker: refuses the new files, so none was written (exit 3): noise | {second}: line 1: bad word"
     )
     assert first.read_text() == "old"
-    assert not second.exists()
-    assert not (tmp_path / "made").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checker", "first", "scratch"]
 
 
-def test_a_checker_sees_the_new_content_under_the_same_base_name(run: Run, tmp_path: Path) -> None:
-    validate = checker(tmp_path, 'test "$(basename "$1")" = main.cf && test "$(cat "$1")" = good')
-    assert run({"path": str(tmp_path / "main.cf"), "content": "good", "validate": validate})["changed"]
+def test_a_warning_is_a_refusal(run: Run, tmp_path: Path) -> None:
+    """Postfix warns of a parameter that it does not know, and goes on without it."""
+    validate = checker(tmp_path, "echo 'warning: unused parameter: smtp_tls_polcy' >&2")
+    answer = run({"path": str(tmp_path / "main.cf"), "content": ""}, validate=validate)
+    assert answer["msg"].endswith("(exit 0): warning: unused parameter: smtp_tls_polcy")
+    assert not (tmp_path / "main.cf").exists()
+
+
+def test_a_checker_sees_all_files_as_they_will_be_but_no_secret(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "same").write_text("same")
+    (tmp_path / "old").write_text("old")
+    validate = checker(tmp_path, f'cd "$1" && cat etc/main.cf same > {tmp_path}/seen && test ! -e old -a ! -e key')
+    answer = run(
+        {"path": str(tmp_path / "etc/main.cf"), "content": "new, "},
+        {"path": str(tmp_path / "same"), "content": "same"},
+        {"path": str(tmp_path / "old"), "state": "absent"},
+        {"path": str(tmp_path / "key"), "content": "secret", "sensitive": True},
+        validate=validate,
+    )
+    assert answer["changed_paths"] == [str(tmp_path / name) for name in ("etc/main.cf", "key", "old")]
+    assert (tmp_path / "seen").read_text() == "new, same"
 
 
 def test_a_checker_is_not_run_for_what_is_there_already(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("same")
-    entry = {"path": str(tmp_path / "file"), "content": "same", "validate": checker(tmp_path, "exit 1")}
-    assert not run(entry)["changed"]
+    entry = {"path": str(tmp_path / "file"), "content": "same", "mode": "0600"}
+    assert run(entry, validate=checker(tmp_path, "exit 1"))["changed"]
+    assert not run(entry, validate=checker(tmp_path, "exit 1"))["changed"]
 
 
 def test_a_checker_that_hangs_is_given_up(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_files, "VALIDATION_SECONDS", 0.1)
     validate = checker(tmp_path, "exec cat /dev/zero > /dev/null")
-    answer = run({"path": str(tmp_path / "file"), "content": "", "validate": validate})
-    assert answer["msg"] == f"{tmp_path}/file: {tmp_path}/checker did not end within 0.1 s"
+    answer = run({"path": str(tmp_path / "file"), "content": ""}, validate=validate)
+    assert answer["msg"] == f"{tmp_path}/checker: did not end within 0.1 s; nothing was written"
 
 
 def test_a_missing_checker_is_an_error_but_in_check_mode_it_may_come_later(run: Run, tmp_path: Path) -> None:
-    entry = {"path": str(tmp_path / "file"), "content": "x", "validate": "/nonexistent/postconf -c %s"}
-    assert run(entry, check=True)["changed"]
-    answer = run(entry)
-    assert answer["msg"] == f"{tmp_path}/file: its checker /nonexistent/postconf is not installed: install it first"
+    entry, validate = {"path": str(tmp_path / "file"), "content": "x"}, ["/nonexistent/postconf -c %s"]
+    assert run(entry, check=True, validate=validate)["changed"]
+    answer = run(entry, validate=validate)
+    assert answer["msg"] == "/nonexistent/postconf: is not installed, but is to check the new files: install it first"
     assert not (tmp_path / "file").exists()
 
 
 def test_check_mode_on_a_virgin_host_tells_everything_and_changes_nothing(run: Run, tmp_path: Path) -> None:
     (tmp_path / "old").write_text("")
     answer = run(
-        {"path": str(tmp_path / "etc/x/main.cf"), "content": "a\n", "validate": "/nonexistent/check %s"},
+        {"path": str(tmp_path / "etc/x/main.cf"), "content": "a\n"},
         {"path": str(tmp_path / "var/mail"), "state": "directory", "owner": NOBODY, "group": NOBODY},
         {"path": str(tmp_path / "old"), "state": "absent"},
         {"path": str(tmp_path / "never/was"), "state": "absent"},
         check=True,
+        validate=["/nonexistent/check %s"],
     )
     assert answer["changed"]
     assert answer["changed_paths"] == [str(tmp_path / name) for name in ("var/mail", "etc/x/main.cf", "old")]
@@ -211,8 +235,8 @@ def test_check_mode_on_a_virgin_host_tells_everything_and_changes_nothing(run: R
 
 
 def test_check_mode_runs_the_checkers_there_are(run: Run, tmp_path: Path) -> None:
-    entry = {"path": str(tmp_path / "file"), "content": "x", "validate": checker(tmp_path, "echo no; exit 1")}
-    assert run(entry, check=True)["msg"].endswith("(exit 1): no")
+    entry = {"path": str(tmp_path / "file"), "content": "x"}
+    assert run(entry, check=True, validate=checker(tmp_path, "echo no; exit 1"))["msg"].endswith("(exit 1): no")
 
 
 def test_an_owner_who_does_not_exist_is_an_error_before_anything_is_written(run: Run, tmp_path: Path) -> None:
@@ -275,9 +299,10 @@ def test_a_secret_is_seen_nowhere(run: Run, tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "key"
     path.write_text("old hunter2")
     good = {"path": str(path), "content": "new hunter2", "mode": "0600", "sensitive": True}
-    bad = {**good, "content": "bad hunter2", "validate": checker(tmp_path, 'cat "$1"; exit 1')}
-    answers = [run(bad), run(good, check=True), run(good), run(good)]
-    assert answers[0]["msg"].endswith("(exit 1): (its output is kept secret)")
+    show_all = "/bin/sh -c 'find %s -type f -exec cat {} +; exit 1'"
+    refused = run({**good, "content": "bad hunter2"}, validate=[show_all])
+    answers = [refused, run(good, check=True), run(good), run(good)]
+    assert refused["msg"].endswith("(exit 1): (it said nothing)")
     assert [answer["changed"] for answer in answers[1:]] == [True, True, False]
     assert "hunter2" not in json.dumps(answers)
     assert "Invoked" in "".join(logged)
@@ -297,10 +322,8 @@ def test_a_secret_is_never_readable_by_others(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "open", watch)
     monkeypatch.setattr(os, "umask", lambda _mask: 0)
     entry = owned({"path": str(tmp_path / "key"), "content": "x", "mode": "0644", "state": "file"})
-    wanted = host_files.wanted_from({"validate": "/bin/true %s", "sensitive": True, **entry})
-    host_files.validate(wanted, False, str(tmp_path))
-    host_files.write_file(wanted, b"x")
-    assert modes == ["0600", "0600"]
+    host_files.write_file(host_files.wanted_from({"sensitive": True, **entry}), b"x")
+    assert modes == ["0600"]
 
 
 def test_a_write_is_durable_before_and_after_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +341,7 @@ def test_a_write_is_durable_before_and_after_it_shows(tmp_path: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", watch_sync)
     monkeypatch.setattr(os, "rename", watch_rename)
     entry = owned({"path": str(tmp_path / "new/file"), "content": "x", "mode": None, "state": "file"})
-    host_files.write_file(host_files.wanted_from({"validate": None, "sensitive": False, **entry}), b"x")
+    host_files.write_file(host_files.wanted_from({"sensitive": False, **entry}), b"x")
     assert steps == ["sync directory", "sync file", "rename", "sync directory"]  # the first for the new directory
 
 
@@ -330,7 +353,7 @@ def test_a_killed_write_leaves_the_old_file_and_the_next_run_writes_it(run: Run,
 import os, signal
 from library import host_files
 os.{step} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-wanted = host_files.Wanted({str(path)!r}, "file", b"new", 0o644, str(os.getuid()), str(os.getgid()), None, False)
+wanted = host_files.Wanted({str(path)!r}, "file", b"new", 0o644, str(os.getuid()), str(os.getgid()), False)
 host_files.write_file(wanted, b"new")
 """
     killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False)
@@ -367,7 +390,6 @@ def test_a_failed_write_says_what_was_done_before_it(run: Run, tmp_path: Path, m
         ({"path": "/x", "content": {"a": 1}}, "/x: content is a dict, not text"),
         ({"path": "/x", "content": "", "mode": 420}, "/x: mode 420 is not octal digits in quotes"),
         ({"path": "/x", "content": "", "mode": "u=rw"}, "/x: mode 'u=rw' is not octal digits in quotes"),
-        ({"path": "/x", "content": "", "validate": "true"}, "/x: validate needs state file and a %s"),
     ],
 )
 def test_a_wrong_entry_is_said_in_one_line(run: Run, entry: dict[str, Any], problem: str) -> None:
