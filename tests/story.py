@@ -61,6 +61,11 @@ class Hosts:
             return Host(found, hosts[found]["ansible_host"])
 
         self.mail = only("mail_hosts")
+        mail = children["mail_hosts"]["hosts"][self.mail.name]
+        # One alone where IPv6 is switched off.
+        self.mail_addresses: list[str] = [
+            mail[f"mail_host_{kind}"] for kind in ("ipv4", "ipv6") if f"mail_host_{kind}" in mail
+        ]
         self.odoo = only("odoo_hosts")
         self.dns = only("internet", "ns.example.com")
         self.outside = only("internet", "mx.customer.example")

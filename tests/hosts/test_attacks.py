@@ -34,7 +34,7 @@ ENDS = (  # what some server or other takes for the end of the data, besides \r\
     *("\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\n.\r"),
     *("\r\r\n.\r\r\n", "\r\n\0.\r\n", "\n\n.\r\n"),
 )
-ADDRESSES = (HOSTS.mail.address, "fd77::25")
+ADDRESSES = HOSTS.mail_addresses
 
 
 @pytest.fixture(autouse=True)

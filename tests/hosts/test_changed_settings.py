@@ -68,13 +68,3 @@ def test_the_new_values_are_in_force() -> None:
         assert session.esmtp_features["size"] == "60000000"
     assert HOSTS.ssh(MAIL, "fail2ban-client get mailroom-dovecot bantime").strip() == "7200"
     assert "614400" in HOSTS.ssh(MAIL, f"doveadm -f tab quota get -u {HOSTS.database['name']}")
-
-
-def test_postfix_is_started_anew_for_what_a_reload_does_not_take_up() -> None:
-    listening = "ss --no-header --listening --numeric --tcp 'sport = :25' | awk '{print $4}'"
-    assert sorted(HOSTS.ssh(MAIL, listening).split()) == ["0.0.0.0:25", "[::]:25"]
-    try:
-        HOSTS.site("--tags", "postfix", "--extra-vars", "postfix_inet_protocols=ipv4")
-        assert HOSTS.ssh(MAIL, listening).split() == ["0.0.0.0:25"]
-    finally:
-        HOSTS.site("--tags", "postfix")

@@ -68,7 +68,7 @@ class TestResolver:
 
     def test_it_asks_on_both_protocols(self) -> None:
         listening = mail_host("ss --no-header --listening --numeric --udp 'sport = :53' | awk '{print $4}'").split()
-        assert sorted(listening) == ["127.0.0.1:53", "[::1]:53"]
+        assert sorted(listening) == ["127.0.0.1:53", "[::1]:53"][: len(HOSTS.mail_addresses)]
 
 
 # Six clients at a time, since Dovecot slows down one address that sends wrong passwords one after the other.

@@ -19,15 +19,13 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-import yaml
 from imapclient import IMAPClient  # type: ignore[import-untyped]
 
 from tests.story import ROOT, WAIT, Hosts, StoryError
 
 pytestmark = pytest.mark.hosts
 
-INVENTORY = Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo"))
-HOSTS = Hosts(INVENTORY)
+HOSTS = Hosts(Path(os.environ.get("MAILROOM_INVENTORY", ROOT / "inventory" / "demo")))
 MAIL = HOSTS.mail
 DOMAIN = HOSTS.domain["name"]
 LOGIN = HOSTS.database["name"]
@@ -40,15 +38,6 @@ ALIASES = [alias["name"] for alias in HOSTS.domain["aliases"]]
 STRANGER = "stranger@customer.example"
 FROM = "stranger@stranger.example"
 FOLDERS = ("INBOX", "Routed", "Quarantine")
-
-
-def mail_host_ipv6() -> str:
-    hosts = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["all"]["children"]["mail_hosts"]["hosts"]
-    address: str = hosts[MAIL.name]["mail_host_ipv6"]
-    return address
-
-
-ADDRESSES = (MAIL.address, mail_host_ipv6())
 
 
 @pytest.fixture(autouse=True)
@@ -277,7 +266,7 @@ class TestDelivery:
 class TestRefusals:
     """What is not ours is refused at once, so that nothing has to be bounced."""
 
-    @pytest.mark.parametrize("address", ADDRESSES)
+    @pytest.mark.parametrize("address", HOSTS.mail_addresses)
     @pytest.mark.parametrize(
         "recipient",
         [
@@ -295,7 +284,7 @@ class TestRefusals:
             assert session.docmd("DATA")[0] == 554
         assert recipient not in queued()
 
-    @pytest.mark.parametrize("address", ADDRESSES)
+    @pytest.mark.parametrize("address", HOSTS.mail_addresses)
     @pytest.mark.parametrize(
         "recipient",
         [
@@ -368,7 +357,7 @@ class TestRefusals:
             assert answers(session, sender, f"{ALIASES[0]}@{DOMAIN}") in (450, 504, 550)
 
     @pytest.mark.parametrize("port", [24, 110, 143, 995, 2525, 4190, 9900])
-    @pytest.mark.parametrize("address", ADDRESSES)
+    @pytest.mark.parametrize("address", HOSTS.mail_addresses)
     def test_nothing_else_can_be_reached(self, address: str, port: int) -> None:
         with pytest.raises(TimeoutError):
             socket.create_connection((address, port), timeout=0.3)

@@ -1,10 +1,14 @@
-"""After `catchall: reception` and `bounce: returns`: the new names work, the earlier ones stay deliverable."""
+"""After `catchall: reception` and `bounce: returns`: the new names work, the earlier ones stay deliverable.
+
+And without `mail_host_ipv6` nothing of IPv6 is left.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import poplib
+import re
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -43,6 +47,21 @@ def test_inbox_is_offered_over_pop3(story: Story) -> None:
         session.user(name)
         session.pass_(hosts.secret(f"mailbox-{name}"))
         assert session.stat()[0] >= 0
+
+
+def test_no_service_listens_with_ipv6_any_more(story: Story) -> None:
+    """Postfix has to be started anew for it. SSH is the host's own."""
+    listening = story.hosts.ssh(story.hosts.mail, "ss -6 --no-header --listening --numeric --tcp --udp")
+    assert {line.split()[4].rpartition(":")[2] for line in listening.splitlines()} == {"22"}
+
+
+def test_no_name_leads_to_the_ipv6_address_any_more(story: Story) -> None:
+    hosts = story.hosts
+    names = f"{hosts.mail.name} A {hosts.mail.name} AAAA {hosts.domain['name']} TXT"
+    records = hosts.ssh(hosts.dns, f"kdig @{hosts.dns.address} +short {names}")
+    assert hosts.mail.address in records
+    assert "ip4:" in records
+    assert not re.findall("fd77:|ip6:", records)
 
 
 def test_a_reply_to_the_earlier_catchall_reaches_its_thread(story: Story) -> None:
