@@ -250,12 +250,28 @@ def certificate_problems(
         elif mode == "files" and names:
             chain, key = (str(host.get(f"certificate_{file}_file") or "") for file in ("chain", "key"))
             found = file_problems(chain, key, names, now or datetime.now(UTC))
+            found += _next_key_problems(str(host.get("certificate_next_key_file") or ""), key)
         elif mode == "acme" and names:
             found = _acme_problems(host, names, zones)
         authority = host.get("certificate_ca_file")
         if authority:
             found += _authority_problems(str(authority))
         problems += [f"{own}: {problem}" for problem in found]
+    return problems
+
+
+def _next_key_problems(file: str, current: str) -> list[str]:
+    problems: list[str] = []
+    pem = _read(file, problems) if file else None
+    try:
+        if pem is not None:
+            serialization.load_pem_private_key(pem, password=None)
+    except (TypeError, ValueError):  # TypeError: it has a passphrase
+        problems.append(
+            f"{file} is no private key in PEM form without passphrase: give the one of the next certificate"
+        )
+    if file and file == current:
+        problems.append("certificate_next_key_file is certificate_key_file: give the key of the next certificate")
     return problems
 
 

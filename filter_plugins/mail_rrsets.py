@@ -23,7 +23,8 @@ class RRset(TypedDict):
 
     name: absolute, with the final dot. ttl: seconds. values: as in a zone file, but TXT as plain text in one piece.
     why, rfc: for people. level: required, recommended or optional. ownership: `exclusive` when the name has to hold
-    these values alone, `shared` when the values of others stay beside them.
+    these values alone, `shared` when the values of others stay beside them. where: `signed` for what is of use in
+    a zone signed by DNSSEC alone, else "".
     """
 
     name: str
@@ -34,6 +35,7 @@ class RRset(TypedDict):
     rfc: str
     level: str
     ownership: str
+    where: str
 
 
 def mail_hosts(names: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[MailHost]:
@@ -67,19 +69,29 @@ def mail_rrsets(
     ttl: int = 3600,
     dmarc_policy: str = "quarantine",
     mta_sts: Mapping[str, str] = MappingProxyType({}),
+    tlsa: Sequence[Mapping[str, Any]] = (),
+    dane: str = "auto",
 ) -> list[RRset]:
     """The records that mail to and from every alias domain needs, sorted by name and type.
 
     odoo_databases: as in the inventory. hosts: see MailHost. dkim: {domain, selector, type, public}, one or more for
     each domain, type being rsa (if there is none) or ed25519, public the base64 that RFC 6376 or RFC 8463 wants.
     ttl: seconds. dmarc_policy: none, quarantine or reject. mta_sts: {host, policy}, the mail host that serves the
-    MTA-STS policy and its text, either "" for none.
+    MTA-STS policy and its text, either "" for none. tlsa: {host, digests}, the keys of mail hosts as the filter
+    tlsa_keys answers them. dane: auto, always or never, whether they are published; auto where the zone is signed.
     Raises ValueError in one line when a host has no address or a domain has no key.
     """
     found: dict[tuple[str, str], RRset] = {}
 
     def add(
-        name: str, kind: str, value: str, rfc: str, why: str, level: str = "required", shared: bool = False
+        name: str,
+        kind: str,
+        value: str,
+        rfc: str,
+        why: str,
+        level: str = "required",
+        shared: bool = False,
+        where: str = "",
     ) -> None:
         rrset = found.setdefault(
             (f"{name}.", kind),
@@ -92,6 +104,7 @@ def mail_rrsets(
                 "rfc": rfc,
                 "level": level,
                 "ownership": "shared" if shared else "exclusive",
+                "where": where,
             },
         )
         if value not in rrset["values"]:
@@ -118,6 +131,17 @@ def mail_rrsets(
         if name not in domains:
             why = "names the host as sender of its own reports, which have no sender's domain"
             add(name, "TXT", "v=spf1 a -all", "RFC 7208 2.3", why, level="recommended", shared=True)
+    for keys_of_host in tlsa if dane != "never" else ():
+        for digest in keys_of_host["digests"]:
+            add(
+                f"_25._tcp.{_domain(keys_of_host['host'])}",
+                "TLSA",
+                f"3 1 1 {digest}",
+                "RFC 7672 3.1",
+                "has servers that validate DNSSEC send mail to the host with this key alone, in use or the next",
+                level="recommended",
+                where="" if dane == "always" else "signed",
+            )
     for domain in domains:
         keys = [key for key in dkim if _domain(key["domain"]) == domain]
         if not keys:

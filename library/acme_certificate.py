@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from ansible.module_utils.acme_facts import NEXT_KEY, acme_facts, make_next_key
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
@@ -18,6 +19,7 @@ short_description: Have the mail host's certificate issued by an ACME authority
 description:
   - Asks the authority with certbot if the host has no certificate yet, or one that was asked for in another way, and
     sees to it that the daemons show what was issued. Otherwise it asks nobody.
+  - Makes the key that comes after the one in use, so that others can know of it before.
   - What fails is told in one line. Nothing that worked before is touched, and the next run tries again.
 options:
   state:
@@ -43,6 +45,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+ansible_facts:
+  description: C(acme_certificate), C(acme_account) and C(tls_keys), see the module mail_host_facts.
+  returned: always
+  type: dict
 issued:
   description: Whether the authority was asked for a certificate, or would be.
   returned: with state present
@@ -121,7 +127,7 @@ class Certificate:
     """The host's certificate as certbot keeps it."""
 
     def __init__(self, config: Path, root: Path = Path("/")) -> None:
-        self.config = config
+        self.config, self.root = config, root
         self.renewal = root / "etc/letsencrypt/renewal" / f"{NAME}.conf"
         self.live = root / "etc/letsencrypt/live" / NAME
         self.pair = root / "etc/mailroom/tls/pair.pem"
@@ -192,20 +198,24 @@ def main() -> None:
             if code:
                 module.fail_json(msg=f"certbot keeps the certificate: {output.strip()}")
             certificate.asked.unlink(missing_ok=True)
-        module.exit_json(changed=there)
+            (certificate.root / NEXT_KEY).unlink(missing_ok=True)
+        module.exit_json(changed=there, ansible_facts=acme_facts(certificate.root))
     due = certificate.is_due()
-    changed = due or not certificate.is_installed()
+    shown = not due and certificate.is_installed()
+    changed = not shown or not (certificate.root / NEXT_KEY).exists()
     if module.check_mode or not changed:
-        module.exit_json(changed=changed, issued=due)
+        module.exit_json(changed=changed, issued=due, ansible_facts=acme_facts(certificate.root))
     if due:
         code, output = run(certificate.command())
         if code:
             module.fail_json(msg=problem(output))
         certificate.remember()
-    code, output = run([PROGRAM, "wait" if certificate.is_installed() else "install"])
-    if code:
-        module.fail_json(msg="; ".join(output.splitlines()), changed=True, issued=due)
-    module.exit_json(changed=True, issued=due)
+    if not shown:
+        code, output = run([PROGRAM, "wait" if certificate.is_installed() else "install"])
+        if code:
+            module.fail_json(msg="; ".join(output.splitlines()), changed=True, issued=due)
+    make_next_key(certificate.root)
+    module.exit_json(changed=True, issued=due, ansible_facts=acme_facts(certificate.root))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ options:
         type: str
         choices: [exclusive, shared]
         default: exclusive
+      where:
+        description: V(signed) leaves the set out where the zone is not signed by DNSSEC.
+        type: str
+        choices: ['', signed]
+        default: ''
   zones:
     description: The zones that we may update. A record goes into the longest one that holds its name.
     type: list
@@ -298,6 +303,7 @@ def main() -> None:
         "rfc": {"type": "str", "default": ""},
         "level": {"type": "str", "choices": ["required", "recommended", "optional"], "default": "required"},
         "ownership": {"type": "str", "choices": ["exclusive", "shared"], "default": "exclusive"},
+        "where": {"type": "str", "choices": ["", "signed"], "default": ""},
     }
     zone = {
         "name": text,

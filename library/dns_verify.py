@@ -162,24 +162,33 @@ def table(findings: Sequence[mail_checks.Finding]) -> list[str]:
 def _certificate(
     expected: mail_checks.Expected, world: dns_world.World, host: str, timeout: float
 ) -> list[mail_checks.Finding]:
-    """Compare the TLSA records, if there are any, with what port 25 shows."""
-    if not world.ask(f"_25._tcp.{host}", "TLSA").values:
+    """Compare the TLSA records, if there are any, with what port 25 shows at the first address that answers."""
+    name = f"_25._tcp.{host}"
+    if not world.ask(name, "TLSA").values:
         return []
+    problem: object = "no address"
+    for address in expected.hosts[host]:
+        try:
+            shown = _shown(address, timeout)
+            certificate = x509.load_der_x509_certificate(shown)
+        except (OSError, smtplib.SMTPException, ValueError) as error:
+            problem = error
+            continue
+        public = certificate.public_key()
+        key = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return mail_checks.served_certificate(expected, world, host, shown, key)
+    text = f"{host} port 25 shows no certificate from here ({problem})"
+    return [mail_checks.Finding(name, "TLSA", "unknown", expected.whose(f"{name}."), text)]
+
+
+def _shown(address: str, timeout: float) -> bytes:
+    """The certificate that port 25 shows, in DER form. Raises OSError or SMTPException."""
     context = ssl.create_default_context()  # DANE needs no authority: the certificate itself is what is looked at
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    try:
-        with smtplib.SMTP(host, 25, timeout=timeout) as session:
-            session.starttls(context=context)
-            shown = session.sock.getpeercert(binary_form=True) if isinstance(session.sock, ssl.SSLSocket) else None
-        certificate = x509.load_der_x509_certificate(shown or b"")
-    except (OSError, smtplib.SMTPException, ValueError) as error:
-        text = f"{host} port 25 shows no certificate from here ({error})"
-        name = f"_25._tcp.{host}"
-        return [mail_checks.Finding(name, "TLSA", "unknown", expected.whose(f"{name}."), text)]
-    encoding = serialization.Encoding.DER
-    key = certificate.public_key().public_bytes(encoding, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return mail_checks.served_certificate(expected, world, host, certificate.public_bytes(encoding), key)
+    with smtplib.SMTP(address, 25, timeout=timeout) as session:
+        session.starttls(context=context)
+        return (session.sock.getpeercert(binary_form=True) if isinstance(session.sock, ssl.SSLSocket) else None) or b""
 
 
 class _Https(http.client.HTTPSConnection):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ansible.module_utils.acme_facts import acme_facts
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
@@ -101,6 +102,17 @@ ansible_facts:
       description: Whether certbot has had the mail host's certificate issued and renews it.
       type: bool
       sample: false
+    acme_account:
+      description: The URL by which the authority knows certbot's account; empty when there is none.
+      type: str
+      sample: https://acme-v02.api.letsencrypt.org/acme/acct/12345
+    tls_keys:
+      description:
+        - With a certificate from an ACME authority, SHA-256 of the SubjectPublicKeyInfo of the key in use and of the
+          next one, in hexadecimal; otherwise empty.
+      type: list
+      elements: str
+      sample: []
     ssh_ports:
       description: TCP ports that SSH servers listen on, and the one that this run came in by.
       type: list
@@ -299,7 +311,7 @@ def facts(root: Path = Path("/")) -> dict[str, object]:
         "resolv_conf": resolv_conf.read_text(errors="replace") if own else "",
         "taken_ports": {str(port): name for port, name in taken.items() if port != HTTP},
         "port_80": taken.get(HTTP, ""),
-        "acme_certificate": (root / "etc/letsencrypt/renewal/mailroom.conf").exists(),
+        **acme_facts(root),
         "ssh_ports": sorted({*ssh_ports(root / "proc"), ssh_port} - {0}),
         "ssh_client": ssh_client,
         "effective_user_id": os.geteuid(),

@@ -35,7 +35,8 @@ description:
   - The authority (EC P-256, ten years) is made once in the directory as C(ca.pem) and C(ca.key). It is renewed with its
     own key when it would no longer outlive a new certificate.
   - The certificate (RSA-2048) is kept beside it as C(<first name>.pem) and C(<first name>.key). It is made again when
-    its names or its authority differ or less than 30 days are left.
+    its names, its key or its authority differ or less than 30 days are left, with the key that is kept.
+  - The key that is to come after that one is C(<first name>.key.next), so that others can know of it before it is used.
   - Files are 0600, directories made here 0700, both also in check mode, as with ansible.builtin.password.
 options:
   _terms:
@@ -90,6 +91,8 @@ def private_certificate(directory: Path, names: Sequence[str], days: int, now: d
         chain_file, key_file = directory / f"{stem}.pem", directory / f"{stem}.key"
         kept = _kept(chain_file, key_file, ca, wanted, now)
         chain, key = kept or _issue(chain_file, key_file, ca, ca_key, wanted, days, now)
+        if not (following := directory / f"{stem}.key.next").exists():
+            _write(following, _key_pem(_new_key()))
         return {"ca": ca.public_bytes(_PEM).decode(), "chain": chain, "key": key}
 
 
@@ -168,12 +171,15 @@ def _issue(
     days: int,
     now: datetime,
 ) -> tuple[str, str]:
-    """Write and return a new certificate and its key.
+    """Write and return a new certificate and its key: the one that is kept, which TLSA records may tell of.
 
-    The key comes first: a crash in between leaves two that do not match, which the next run replaces.
+    A new one is written first: a crash in between leaves two that do not match, which the next run mends.
     """
-    # RSA because there are still mail servers on the Internet that cannot speak TLS with an EC certificate.
-    key = rsa.generate_private_key(65537, 2048)
+    try:
+        key = _read_key(key_file)
+    except (FileNotFoundError, ValueError):
+        key = _new_key()
+        _write(key_file, _key_pem(key))
     # The name is in subjectAltName, which everybody reads; a common name holds 64 characters only.
     common_name = f"{wanted[0].value}"[:64]
     leaf = (
@@ -193,10 +199,14 @@ def _issue(
         )
         .sign(ca_key, hashes.SHA256())
     )
-    chain_pem, key_pem = leaf.public_bytes(_PEM), _key_pem(key)
-    _write(key_file, key_pem)
+    chain_pem = leaf.public_bytes(_PEM)
     _write(chain_file, chain_pem)
-    return chain_pem.decode(), key_pem.decode()
+    return chain_pem.decode(), key_file.read_text(encoding="ascii")
+
+
+def _new_key() -> rsa.RSAPrivateKey:
+    """RSA because there are still mail servers on the Internet that cannot speak TLS with an EC certificate."""
+    return rsa.generate_private_key(65537, 2048)
 
 
 def _builder(

@@ -35,12 +35,16 @@ class RRset:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A record set to publish; in a shared one the values of others stay beside ours."""
+    """A record set to publish.
+
+    shared: the values of others stay beside ours. signed: of use only in a zone that is signed by DNSSEC.
+    """
 
     name: str
     type: str
     rrset: RRset
     shared: bool = False
+    signed: bool = False
 
     @property
     def key(self) -> Key:

@@ -126,7 +126,8 @@ def wanted_sets(records: Iterable[Mapping[str, Any]], problems: list[str]) -> li
             except ValueError as error:
                 problems.append(f"records: {name} {kind}: {error}")
         rrset = RRset(record["ttl"], frozenset(values))
-        wanted.append(Wanted(name, kind, rrset, shared=record["ownership"] == "shared"))
+        shared, signed = record["ownership"] == "shared", record.get("where") == "signed"
+        wanted.append(Wanted(name, kind, rrset, shared, signed))
     return wanted
 
 
@@ -358,6 +359,8 @@ def prepare(zone: Zone, wanted: Sequence[Wanted], ledger: Ledger, policy: Policy
     wanted, ledger: what belongs to this zone. timeout: seconds that the server may take to answer.
     """
     server = Server(zone.server, zone.port, timeout, _key(zone))
+    if any(one.signed for one in wanted) and not server.ask([(zone.name, "DNSKEY")]):
+        wanted = [one for one in wanted if not one.signed]
     return _drafted(zone, server, wanted, ledger, policy, observe(server, zone, wanted, ledger))
 
 

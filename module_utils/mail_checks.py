@@ -94,6 +94,8 @@ def checks(expected: Expected, world: World) -> list[Callable[[], list[Finding]]
         return lambda: list(function(expected, world, *arguments))
 
     def of_record(wanted: Wanted, level: str) -> list[Finding]:
+        if wanted.signed and not world.ask(_zone_of(wanted.name, world), "SOA").secure:
+            return []
         evaluated = wanted.shared and wanted.type == "TXT" and all(spf.is_spf(value) for value in wanted.rrset.values)
         found = (_spf if evaluated else _record)(expected, world, wanted, level)
         return [replace(finding, record=" ".join(wanted.key)) for finding in found]
@@ -235,7 +237,9 @@ def _uncertain(name: str, check: str, whose: Whose, answer: Answer) -> Finding |
 def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterator[Finding]:
     """Whether a record set is what we want, to the letter."""
     name, whose = _shown_name(one), expected.whose(one.name)
-    check = "DKIM" if "._domainkey." in one.name else {"PTR": "reverse DNS"}.get(one.type, one.type)
+    check = (
+        "DKIM" if "._domainkey." in one.name else {"PTR": "reverse DNS", "TLSA": "TLSA record"}.get(one.type, one.type)
+    )
     check = PLACES.get(name.partition(".")[0], check)
     bad = "fails" if one.type == "PTR" else _bad(level)
     answer = world.ask(one.name, one.type)

@@ -166,6 +166,26 @@ def test_text_of_others_stays_byte_for_byte(server: NameServer, publish: Publish
     assert server.values(APEX, "A") == {"192.0.2.80"}
 
 
+def test_keys_of_a_mail_host_are_published_where_the_zone_is_signed(server: NameServer, publish: Publisher) -> None:
+    name, values = "_25._tcp.mail.example.com.", [f"3 1 1 {each * 64}" for each in "ab"]
+    wanted = rrset(name, "TLSA", *values) | {"where": "signed"}
+    signed = bool(server.values(APEX, "DNSKEY"))
+    assert publish(wanted)["changed"] == signed
+    found = {value.lower().replace(" ", "") for value in server.values(name, "TLSA")}
+    assert found == ({value.replace(" ", "") for value in values} if signed else set())
+    assert not publish(wanted)["changed"]
+
+
+def test_an_alias_takes_no_name_that_others_use(server: NameServer, publish: Publisher) -> None:
+    alias = rrset("mta-sts.example.com.", "CNAME", "mail.example.com.")
+    server.edit(lambda message: message.add("mta-sts.example.com.", 60, "A", "192.0.2.80"))
+    assert "mta-sts.example.com. has A and cannot be a CNAME too" in publish.refusal(alias)
+    server.edit(lambda message: message.delete("mta-sts.example.com.", "A"))
+    assert publish(alias)["changed"]
+    assert server.values("mta-sts.example.com.", "CNAME") == {"mail.example.com."}
+    assert not publish(alias)["changed"]
+
+
 def test_check_mode_shows_what_would_change_and_changes_nothing(server: NameServer, publish: Publisher) -> None:
     server.edit(lambda message: message.add(DMARC, 60, "TXT", '"v=DMARC1; p=quarantine"'))
     serial = server.serial()

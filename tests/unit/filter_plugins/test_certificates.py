@@ -209,6 +209,24 @@ def test_the_names_of_policies_are_names_of_the_certificate(files: tuple[Path, P
     assert "is not valid for mta-sts.example.com" in problem
 
 
+def test_the_next_key_is_one_and_another(files: tuple[Path, Path]) -> None:
+    chain, key = map(str, files)
+    host = {
+        "inventory_hostname": NAMES[0],
+        "certificate_mode": "files",
+        "certificate_chain_file": chain,
+        "certificate_key_file": key,
+    }
+
+    def problem(file: str) -> str:
+        return " ".join(certificate_problems([{**host, "certificate_next_key_file": file}], now=NOW))
+
+    assert problem(f"{files[0].parent}/ca/{NAMES[0]}.key.next") == ""
+    assert "is certificate_key_file: give the key of the next certificate" in problem(key)
+    assert f"{chain} is no private key in PEM form without passphrase" in problem(chain)
+    assert "No such file or directory" in problem(f"{key}.next")
+
+
 def test_each_mail_host_is_told_of_its_own_files(files: tuple[Path, Path]) -> None:
     good = {
         "inventory_hostname": HOST,

@@ -58,6 +58,21 @@ def test_an_mta_sts_policy_is_announced_by_an_id_made_from_it() -> None:
     assert of("", host="") == {}
 
 
+TLSA = [{"host": "Mail.example.com", "digests": ["aa" * 32, "bb" * 32]}]
+PORT = ("_25._tcp.mail.example.com.", "TLSA")
+
+
+def test_both_keys_of_a_host_are_published_where_the_zone_is_signed() -> None:
+    found = rrsets("example.com", tlsa=TLSA)
+    assert found[PORT]["values"] == [f"3 1 1 {'aa' * 32}", f"3 1 1 {'bb' * 32}"]
+    assert {key: one["where"] for key, one in found.items() if one["where"]} == {PORT: "signed"}
+
+
+def test_keys_can_be_published_always_or_never() -> None:
+    assert rrsets("example.com", tlsa=TLSA, dane="always")[PORT]["where"] == ""
+    assert PORT not in rrsets("example.com", tlsa=TLSA, dane="never")
+
+
 def test_reports_go_where_they_are_accepted() -> None:
     records = " ".join(value for one in rrsets("example.com").values() for value in one["values"])
     assert sorted(re.findall(r"rua=mailto:([a-z-]+)@example\.com", records)) == list(REPORT_NAMES)

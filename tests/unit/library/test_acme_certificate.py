@@ -11,6 +11,7 @@ from ansible.module_utils.testing import patch_module_args
 
 from library import acme_certificate
 from library.acme_certificate import Certificate, problem, run
+from module_utils.acme_facts import NEXT_KEY
 
 # What certbot 2.1 and 4.0 print, with what pebble and Let's Encrypt report.
 FAILED = """\
@@ -190,7 +191,7 @@ def module(
 @pytest.mark.parametrize(
     ("due", "check", "answers", "commands", "expected"),
     [
-        (False, False, {}, [], {"changed": False, "issued": False}),
+        (False, False, {}, [], {"changed": True, "issued": False}),  # the next key is made
         (True, True, {}, [], {"changed": True, "issued": True}),
         (
             True,
@@ -232,6 +233,11 @@ def test_as_a_module(
     answer = module(certificate, monkeypatch, capsys, ran, _ansible_check_mode=check)
     assert ran.commands == commands
     assert answer.items() >= expected.items()
+    facts = answer.get("ansible_facts", {})
+    assert facts.get("acme_certificate", True) == (not due or not check)
+    assert (certificate.root / NEXT_KEY).exists() == (not check and "failed" not in expected)
+    if not due:
+        assert module(certificate, monkeypatch, capsys, ran)["changed"] is False
     failed = "certonly" in answers
     assert certificate.is_due() == (due and (check or failed))
 

@@ -198,6 +198,8 @@ def test_the_module_answers_with_facts_and_is_quick(capsys: pytest.CaptureFixtur
         "taken_ports",
         "port_80",
         "acme_certificate",
+        "acme_account",
+        "tls_keys",
         "time_epoch",
     }
     assert facts["effective_user_id"] == os.geteuid()

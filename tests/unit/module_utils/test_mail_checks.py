@@ -208,6 +208,31 @@ def test_tlsa_is_compared_with_the_certificate_shown(answer: Answer, verdict: st
     assert found.verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("published", "secure", "verdicts"),
+    [
+        ((RIGHT, "b" * 64), True, ["ok"]),
+        ((RIGHT,), True, ["advice"]),  # the next key is not told of
+        ((), True, ["advice"]),
+        ((), False, []),  # nobody could believe it
+    ],
+)
+def test_tlsa_is_wanted_where_the_zone_is_signed(published: Sequence[str], secure: bool, verdicts: list[str]) -> None:
+    [*_, tlsa] = sorted(
+        mail_rrsets([], HOSTS, [], tlsa=[{"host": "mail.example.com", "digests": [RIGHT, "b" * 64]}]),
+        key=lambda one: one["type"] == "TLSA",
+    )
+    expected = dataclasses.replace(EXPECTED, wanted=[(wanted_sets([tlsa], [])[0], tlsa["level"])])
+    world = FakeWorld(
+        {
+            (tlsa["name"], "TLSA"): Answer(values=tuple(f"3 1 1 {each}" for each in published), secure=secure),
+            ("example.com.", "SOA"): dataclasses.replace(GOOD["example.com.", "SOA"], secure=secure),
+        }
+    )
+    found = [one for check in mail_checks.checks(expected, world) for one in check() if one.check == "TLSA record"]
+    assert [one.verdict for one in found] == verdicts
+
+
 def test_without_tlsa_nothing_is_said_of_it() -> None:
     assert mail_checks.served_certificate(EXPECTED, FakeWorld(), "mail.example.com", CERTIFICATE, PUBLIC) == []
 
