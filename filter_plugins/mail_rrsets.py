@@ -71,6 +71,7 @@ def mail_rrsets(
     mta_sts: Mapping[str, str] = MappingProxyType({}),
     tlsa: Sequence[Mapping[str, Any]] = (),
     dane: str = "auto",
+    caa: Sequence[Mapping[str, Any]] = (),
 ) -> list[RRset]:
     """The records that mail to and from every alias domain needs, sorted by name and type.
 
@@ -79,6 +80,8 @@ def mail_rrsets(
     ttl: seconds. dmarc_policy: none, quarantine or reject. mta_sts: {host, policy}, the mail host that serves the
     MTA-STS policy and its text, either "" for none. tlsa: {host, digests}, the keys of mail hosts as the filter
     tlsa_keys answers them. dane: auto, always or never, whether they are published; auto where the zone is signed.
+    caa: {host, values}, who may issue certificates for mail hosts as the filter caa_values answers it; left out for a
+    host named like a domain, whose other certificates are not ours to judge.
     Raises ValueError in one line when a host has no address or a domain has no key.
     """
     found: dict[tuple[str, str], RRset] = {}
@@ -141,6 +144,17 @@ def mail_rrsets(
                 "has servers that validate DNSSEC send mail to the host with this key alone, in use or the next",
                 level="recommended",
                 where="" if dane == "always" else "signed",
+            )
+    for issue in caa:
+        for value in issue["values"] if _domain(issue["host"]) not in domains else ():
+            add(
+                _domain(issue["host"]),
+                "CAA",
+                value,
+                "RFC 8659 4",
+                "has no other authority issue a certificate for the mail host, and none to somebody else",
+                level="recommended",
+                shared=True,
             )
     for domain in domains:
         keys = [key for key in dkim if _domain(key["domain"]) == domain]

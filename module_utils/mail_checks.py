@@ -33,6 +33,7 @@ Whose = Literal["managed", "external"]
 
 STRANGERS = ("203.0.113.113", "2001:db8:ffff::113")  # addresses that nobody sends from (RFC 5737, RFC 3849)
 REMOVED_DMARC_TAGS = ("pct", "rf", "ri")  # by RFC 9989
+KINDS = {"CAA": "CAA record", "PTR": "reverse DNS", "TLSA": "TLSA record"}  # others are called by their type
 PLACES = {"_dmarc": "DMARC record", "_mta-sts": "MTA-STS record", "_smtp": "TLS reports"}  # by a name's first label
 MIN_MAX_AGE = 86400  # of an MTA-STS policy, seconds: shorter, it protects nobody who writes seldom
 
@@ -237,9 +238,7 @@ def _uncertain(name: str, check: str, whose: Whose, answer: Answer) -> Finding |
 def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterator[Finding]:
     """Whether a record set is what we want, to the letter."""
     name, whose = _shown_name(one), expected.whose(one.name)
-    check = (
-        "DKIM" if "._domainkey." in one.name else {"PTR": "reverse DNS", "TLSA": "TLSA record"}.get(one.type, one.type)
-    )
+    check = "DKIM" if "._domainkey." in one.name else KINDS.get(one.type, one.type)
     check = PLACES.get(name.partition(".")[0], check)
     bad = "fails" if one.type == "PTR" else _bad(level)
     answer = world.ask(one.name, one.type)

@@ -43,7 +43,9 @@ ACME: dict[str, Any] = {
     "acme_email": "postmaster@example.com",
     "acme_terms_agreed": True,
     "acme_directory": f"https://{AUTHORITY.name}:14000/dir",
+    "dns_records_issuer": "ca.example",
 }
+BACK = ("--tags", "certificate,nftables,dns_records", "-e", "dns_records_prune=true")
 
 
 def fetched(path: str) -> str:
@@ -71,7 +73,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file.write_text(text)
         yield file
         if HOSTS.ssh(MAIL, "ls /etc/mailroom/acme"):  # a test has failed
-            HOSTS.site("--tags", "certificate,nftables")
+            HOSTS.site(*BACK)
     HOSTS.ssh(AUTHORITY, "systemctl stop pebble")
 
 
@@ -101,6 +103,18 @@ def shown(port: int, trust: Path) -> dict[str, Any]:
         context.wrap_socket(connection, server_hostname=MAIL.name) as session,
     ):
         return session.getpeercert() or {}
+
+
+def in_dns(name: str, kind: str) -> list[str]:
+    """What the zone has, in lower case, sorted."""
+    said = HOSTS.ssh(HOSTS.dns, f"kdig +short @{HOSTS.dns.address} {name} {kind}").lower()
+    return sorted(line.strip() for line in said.splitlines())
+
+
+def digest(file: str) -> str:
+    """What a TLSA record has of a key on the mail host."""
+    command = f"openssl pkey -in /etc/mailroom/tls/{file} -pubout -outform DER | sha256sum"
+    return f"3 1 1 {HOSTS.ssh(MAIL, command).split()[0]}"
 
 
 def serials(trust: Path) -> set[str]:
@@ -137,6 +151,15 @@ def test_it_is_issued_by_http_and_asked_for_once(root: Path) -> None:
     assert re.search(rf"{MAIL.name} +: ok=\d+ +changed=0 ", site(root))
     assert serials(root) == {serial}
     assert HOSTS.ssh(MAIL, "ss -Hltn sport = 80") == ""
+
+
+def test_dns_tells_of_its_keys_its_account_and_the_policy() -> None:
+    assert in_dns(f"_25._tcp.{MAIL.name}", "TLSA") == sorted(map(digest, ("pair.pem", "next.key")))
+    assert HOSTS.ssh(MAIL, "stat -c %a%U /etc/mailroom/tls/next.key") == "600root\n"
+    registered = HOSTS.ssh(MAIL, f"cat /etc/letsencrypt/accounts/{AUTHORITY.name}:14000/dir/*/regr.json")
+    account = json.loads(registered)["uri"]
+    issue = f'0 issue "ca.example; accounturi={account}; validationmethods=http-01"'
+    assert in_dns(POLICY, "CAA") == [issue, '0 issuemail ";"', '0 issuewild ";"', f"{MAIL.name}."]
 
 
 def test_a_renewal_is_shown_at_once_and_cuts_nobody_off(root: Path) -> None:
@@ -190,8 +213,9 @@ def test_daemons_that_show_another_certificate_are_told(root: Path) -> None:
 def test_the_way_back_leaves_nothing_that_renews(root: Path, private: Path) -> None:
     assert len(serials(root)) == 1
 
-    HOSTS.site("--tags", "certificate,nftables")
+    HOSTS.site(*BACK)
 
     assert len(serials(private)) == 1
+    assert in_dns(MAIL.name, "CAA") == []
     assert "No certificates found" in HOSTS.ssh(MAIL, "certbot certificates 2>&1")
     assert HOSTS.ssh(MAIL, "ls /etc/mailroom/acme") == ""

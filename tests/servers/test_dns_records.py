@@ -186,6 +186,14 @@ def test_an_alias_takes_no_name_that_others_use(server: NameServer, publish: Pub
     assert not publish(alias)["changed"]
 
 
+def test_who_others_let_issue_may_still_issue(server: NameServer, publish: Publisher) -> None:
+    server.edit(lambda message: message.add(HOST, 3600, "CAA", '0 issue "other.example"'))
+    before, after = (f'0 issue "ca.example{terms}"' for terms in ("", "; accounturi=https://ca.example/acct/7"))
+    publish(rrset(HOST, "CAA", before, '0 issuewild ";"', shared=True))
+    publish(rrset(HOST, "CAA", after, '0 issuewild ";"', shared=True))
+    assert server.values(HOST, "CAA") == {'0 issue "other.example"', after, '0 issuewild ";"'}
+
+
 def test_check_mode_shows_what_would_change_and_changes_nothing(server: NameServer, publish: Publisher) -> None:
     server.edit(lambda message: message.add(DMARC, 60, "TXT", '"v=DMARC1; p=quarantine"'))
     serial = server.serial()

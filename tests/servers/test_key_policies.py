@@ -33,8 +33,15 @@ KEYS = [
 
 def wanted(keys: list[dict[str, str]], ipv6: str = "", **more: Any) -> list[dict[str, Any]]:
     """All that the role publishes for one domain and one host."""
-    host = {"name": "mail.example.com", "ipv4": "192.0.2.25", "ipv6": ipv6}
-    return [dict(record) for record in mail_rrsets(DATABASES, [host], keys, **more)]
+    name = "mail.example.com"
+    host = {"name": name, "ipv4": "192.0.2.25", "ipv6": ipv6}
+    everything: dict[str, Any] = {
+        "mta_sts": {"host": name, "policy": "version: STSv1\n"},
+        "tlsa": [{"host": name, "digests": ["a" * 64, "b" * 64]}],
+        "dane": "always",
+        "caa": [{"host": name, "values": ['0 issue "ca.example"']}],
+    }
+    return [dict(record) for record in mail_rrsets(DATABASES, [host], keys, **everything, **more)]
 
 
 def template(language: str, beginning: str) -> str:
@@ -89,11 +96,6 @@ ATTEMPTS: dict[str, tuple[str, Attempt]] = {
     "text at another name": (APEX, lambda message: message.add("www.example.com.", 60, "TXT", "x")),
     "a certificate": (APEX, lambda message: message.add("_acme-challenge.example.com.", 60, "TXT", "x")),
     "mail of another name": (APEX, lambda message: message.add("www.example.com.", 60, "MX", "1 mx.example.net.")),
-    "an authority": (APEX, lambda message: message.add(APEX, 60, "CAA", '0 issue "ca.example.net"')),
-    "an alias in place of a policy": (
-        APEX,
-        lambda message: message.add("_dmarc.example.com.", 60, "CNAME", "x.example.net."),
-    ),
     "all of a name": (APEX, lambda message: message.delete("www.example.com.")),
     "another's reverse name": (
         f"{REVERSE}.",
@@ -104,6 +106,11 @@ ATTEMPTS: dict[str, tuple[str, Attempt]] = {
 # Knot knows no pairs of name and type, as the document says.
 NOT_KNOT: dict[str, tuple[str, Attempt]] = {
     "the address of the zone itself": (APEX, lambda message: message.replace(APEX, 60, "A", "192.0.2.66")),
+    "an authority": (APEX, lambda message: message.add(APEX, 60, "CAA", '0 issue "ca.example.net"')),
+    "an alias in place of a policy": (
+        APEX,
+        lambda message: message.add("_dmarc.example.com.", 60, "CNAME", "x.example.net."),
+    ),
     "mail of the host": (APEX, lambda message: message.add(HOST, 60, "MX", "1 mx.example.net.")),
 }
 

@@ -73,6 +73,13 @@ def test_keys_can_be_published_always_or_never() -> None:
     assert PORT not in rrsets("example.com", tlsa=TLSA, dane="never")
 
 
+def test_who_may_issue_is_said_beside_others_but_not_of_a_whole_domain() -> None:
+    caa = [{"host": "mail.example.com", "values": ['0 issue "ca.example"', '0 issuewild ";"']}]
+    one = rrsets("example.com", caa=caa)["mail.example.com.", "CAA"]
+    assert (one["values"], one["ownership"]) == (caa[0]["values"], "shared")
+    assert ("mail.example.com.", "CAA") not in rrsets("mail.example.com", caa=caa)
+
+
 def test_reports_go_where_they_are_accepted() -> None:
     records = " ".join(value for one in rrsets("example.com").values() for value in one["values"])
     assert sorted(re.findall(r"rua=mailto:([a-z-]+)@example\.com", records)) == list(REPORT_NAMES)
