@@ -19,6 +19,7 @@ PLACE = "odoo_databases[prod]"
 # A second nginx beside Odoo's own: each port is what may stand where Odoo is thought to be.
 BEHIND, WEBSITE, MOVED, GUARDED, WITHOUT_RPC, WITHOUT_XMLRPC = range(4431, 4437)
 DOORS = f"""
+user www-data; # as for Odoo, or the directory for large requests changes hands
 pid /run/doors.pid;
 events {{}}
 http {{
