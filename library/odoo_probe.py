@@ -7,6 +7,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
+import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -23,9 +24,9 @@ DOCUMENTATION = r"""
 module: odoo_probe
 short_description: Ask Odoo databases what a run has to know before it starts
 description:
-  - Runs on the control node. Asks each database, all of them at the same time, for its version, whether the login is
-    accepted and is a Settings administrator, which catchall and bounce names it uses, and whether the records that are
-    to have business aliases exist. Changes nothing.
+  - Runs on the control node. Asks each database, four of each Odoo at the same time, for its version, whether the login
+    is accepted and is a Settings administrator, which catchall and bounce names it uses, and whether the records that
+    are to have business aliases exist. Changes nothing.
   - What is wrong comes back as one line each, not as a failure, so that it can be shown together with other problems.
   - The server's certificate is always verified. Plain http is only for an Odoo on the control node itself.
   - Odoo Online (C(*.odoo.com)) is never contacted.
@@ -61,9 +62,11 @@ options:
         elements: dict
         default: []
   timeout:
-    description: Seconds that one database has for all of its answers.
+    description:
+      - Seconds that one database has for all of its answers, from its turn on. The first, for which Odoo opens no
+        database, must come within 10.
     type: int
-    default: 10
+    default: 30
 attributes:
   check_mode:
     support: full
@@ -111,6 +114,8 @@ FORMER_NAMES = "mailroom.former_names"  # our own system parameter: JSON {domain
 PARAMETERS = ("mail.catchall.domain", "mail.catchall.alias", "mail.bounce.alias")
 OLDEST_MAJOR = 14
 CANDIDATES = 5
+FIRST_ANSWER = 10  # seconds; Odoo tells its version without opening a database, so that silence is not work
+AT_ONCE = 4  # databases of one Odoo, which has a process or two for each core: more would only wait, and time out
 
 
 def is_online(url: str) -> bool:
@@ -196,12 +201,13 @@ def ask(database: Mapping[str, Any], seconds: int) -> tuple[dict[str, Any], list
     if is_online(url):
         return {}, []
     try:
-        odoo = Odoo(url, str(database["name"]), database.get("ca_file"), seconds)
-        odoo.deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
+        odoo = Odoo(url, str(database["name"]), database.get("ca_file"), min(seconds, FIRST_ANSWER))
         with contextlib.closing(odoo):
             if odoo.version() < OLDEST_MAJOR:
                 text, cure = f"{url} is Odoo {odoo.series()}", f"upgrade it to {OLDEST_MAJOR} or later"
                 raise OdooError(text, cure, "url")
+            odoo.timeout, odoo.deadline = seconds, deadline
             odoo.log_in(str(database["login"]), str(database["password"]))
             keys = [*PARAMETERS, FORMER_NAMES]
             rows = odoo.search_read("ir.config_parameter", [["key", "in", keys]], ["key", "value"])
@@ -217,9 +223,15 @@ def ask(database: Mapping[str, Any], seconds: int) -> tuple[dict[str, Any], list
 
 
 def ask_all(databases: Sequence[Mapping[str, Any]], seconds: int) -> tuple[dict[str, Any], list[str]]:
-    """Ask every database at the same time. Returns RETURN's `databases` and `problems`, in the order given."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, min(16, len(databases)))) as pool:
-        answers = list(pool.map(lambda database: ask(database, seconds), databases))
+    """Ask all databases side by side. Returns RETURN's `databases` and `problems`, in the order given."""
+    turns = {database["url"]: threading.Semaphore(AT_ONCE) for database in databases}
+
+    def ask_in_turn(database: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        with turns[database["url"]]:
+            return ask(database, seconds)
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(databases))) as pool:
+        answers = list(pool.map(ask_in_turn, databases))
     told = {str(database["name"]): answer for database, (answer, _) in zip(databases, answers, strict=True) if answer}
     return told, [problem for _, problems in answers for problem in problems]
 
@@ -237,7 +249,7 @@ def main() -> None:
     module = AnsibleModule(
         {
             "databases": {"type": "list", "elements": "dict", "required": True, "options": options},
-            "timeout": {"type": "int", "default": 10},
+            "timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
     )

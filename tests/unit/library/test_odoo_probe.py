@@ -9,12 +9,14 @@ import json
 import socket
 import ssl
 import threading
+import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils import odoo_rpc
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 from cryptography import x509
@@ -341,6 +343,31 @@ def test_silence_ends_with_the_time_allowed(odoo: Odoo, database: dict[str, Any]
         over.set()
 
 
+def test_an_odoo_that_says_nothing_at_all_has_less_time(
+    odoo: Odoo, database: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(odoo_probe, "FIRST_ANSWER", 0.1)
+    over = threading.Event()
+    odoo.reply = lambda _handler: (over.wait(10), None)[1]
+    try:
+        assert "does not answer within 0.1 s: check" in problem(database, 30)
+    finally:
+        over.set()
+
+
+def test_all_answers_have_one_time_together(database: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[float] = []
+    log_in = odoo_rpc.Odoo.log_in
+
+    def watched(odoo: Any, login: str, password: str) -> None:
+        log_in(odoo, login, password)
+        left.append(odoo.deadline - time.monotonic())
+
+    monkeypatch.setattr(odoo_rpc.Odoo, "log_in", watched)
+    assert odoo_probe.ask(database, 60)[1] == []
+    assert 50 < left[0] < 60
+
+
 def test_an_answer_in_drops_has_no_more_time_than_one_at_once(odoo: Odoo, database: dict[str, Any]) -> None:
     over = threading.Event()
 
@@ -487,6 +514,26 @@ def test_databases_are_asked_at_the_same_time(odoo: Odoo, database: dict[str, An
     told, problems = odoo_probe.ask_all([database, {**database, "name": "b"}, {**database, "name": "a"}], 10)
     assert list(told) == ["prod"]
     assert [line.split(":")[0] for line in problems] == ["odoo_databases[b].name", "odoo_databases[a].name"]
+
+
+def test_one_odoo_is_not_asked_for_all_of_its_databases_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, too_many, there, most = threading.Lock(), threading.Event(), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+
+    def ask(database: Mapping[str, Any], _seconds: int) -> tuple[dict[str, Any], list[str]]:
+        url = str(database["url"])
+        with lock:
+            there[url] += 1
+            most[url] = max(most[url], there[url])
+            if there[url] > 4:
+                too_many.set()
+        too_many.wait(0.1)
+        with lock:
+            there[url] -= 1
+        return {}, []
+
+    monkeypatch.setattr(odoo_probe, "ask", ask)
+    odoo_probe.ask_all([{"name": number, "url": "ab"[number % 2]} for number in range(12)], 10)
+    assert most == {"a": 4, "b": 4}
 
 
 def test_the_module_answers_without_the_password(
