@@ -40,7 +40,25 @@ CONTACTS = ("everyone", "partners", "followers")  # who may write to an alias: m
 DEBIAN = ("12", "13")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-DATABASE_KEYS = ("name", "url", "login", "password", "ca_file", "domains")
+# Numbers in Odoo's settings, and what they are numbers of.
+ODOO_NUMBERS = {
+    "queue_minutes": "interval: a number of minutes",
+    "fetch_minutes": "interval: a number of minutes",
+    "loop_minutes": "interval: a number of minutes",
+    "loop_threshold": "limit: a number of mails",
+}
+DATABASE_KEYS = (
+    "name",
+    "url",
+    "login",
+    "password",
+    "ca_file",
+    "domains",
+    *ODOO_NUMBERS,
+    "allowed_senders",
+    "allowed_domains",
+    "mass_mailing_server",
+)
 DOMAIN_KEYS = (
     "name",
     "catchall",
@@ -70,6 +88,8 @@ MAILBOX_KEYS = (
 )
 OAUTH_KEYS = ("token_url", "client_id", "client_secret", "refresh_token", "scope", "grant", "ca_file")
 SMARTHOST_KEYS = ("host", "port", "tls", "login", "password", "domains")
+COMPANY_KEYS = ("name", "email")
+MASS_MAILING_KEYS = ("host", "port", "tls", "login", "password")
 ALIAS_KEYS = ("name", "model", "record", "contact")
 PERSON_KEYS = ("name", "relay_to", "instead_of_alias")
 FORWARD_ZONE_KEYS = ("name", "servers")
@@ -309,8 +329,6 @@ def _name_problems(problems: Problems, where: str, domain: Mapping[str, Any]) ->
             problems.text(f"{variable}.relay_to", person.get("relay_to"), host_problem, remedy)
     for place, (_, name) in enumerate(problems.items(f"{where}.former_names", domain.get("former_names"))):
         take(f"{where}.former_names[{place}]", "a former name", name, "remove the empty entry")
-    for place, (_, company) in enumerate(problems.items(f"{where}.companies", domain.get("companies"))):
-        problems.text(f"{where}.companies[{place}]", company, missing="remove the empty entry")
     sender = domain.get("default_from", "notifications")  # it may share its name: it is only written from
     problems.text(f"{where}.default_from", sender, local_part_problem, "leave it out for notifications")
 
@@ -348,6 +366,65 @@ def _owner_problems(problems: Problems, where: str, database: Mapping[str, Any])
                 if other != variable:
                     what = f"{model} {shown(record)} already has the alias {other.removeprefix(where + '.')}"
                     problems.add(f"{variable}.record", f"{what}: a record has one alias, drop one of the two")
+
+
+def _company_problems(problems: Problems, where: str, database: Mapping[str, Any]) -> None:
+    """A company writes from one domain, and people read its address."""
+    quiet = Problems()
+    domains = list(quiet.items(f"{where}.domains", database.get("domains")))
+    own: dict[str, str] = {}
+    seen: dict[str, object] = {}
+    for _, domain in domains:
+        if isinstance(domain, Mapping):
+            for key in ("catchall", "bounce"):
+                own[f"{domain.get(key) or key}@{domain.get('name')}"] = key
+    for place, domain in domains:
+        entries = domain.get("companies") if isinstance(domain, Mapping) else None
+        for number, (variable, entry) in enumerate(problems.items(f"{place}.companies", entries)):
+            company: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {}
+            if isinstance(entry, Mapping):
+                problems.dictionary(variable, entry, COMPANY_KEYS)
+                name = problems.text(f"{variable}.name", entry.get("name"), missing="give the company's name in Odoo")
+            else:
+                variable = f"{place}.companies[{number}]"
+                name = problems.text(variable, entry, missing="remove the empty entry")
+            if name and name in seen:
+                problems.add(variable, f"already writes from {seen[name]}: a company has one domain, keep one")
+            seen.setdefault(name, domain.get("name"))
+            email = problems.text(f"{variable}.email", company.get("email"), address_problem)
+            if email.lower() in own:
+                what = f"is the {own[email.lower()]} address, which nobody reads: give one that people read"
+                problems.add(f"{variable}.email", f"{shown(email)} {what}")
+
+
+def _odoo_setting_problems(problems: Problems, where: str, database: Mapping[str, Any]) -> None:
+    """What of Odoo's own settings is named beside the domains."""
+    for key, what in ODOO_NUMBERS.items():
+        number = database.get(key)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            problems.add(f"{where}.{key}", f"{shown(number)} is no {what} from 1 up; leave it out to keep Odoo's")
+    for place, (_, sender) in enumerate(problems.items(f"{where}.allowed_senders", database.get("allowed_senders"))):
+        problems.text(f"{where}.allowed_senders[{place}]", sender, address_problem, "remove the empty entry")
+    allowed = [name for _, name in problems.items(f"{where}.allowed_domains", database.get("allowed_domains"))]
+    for place, name in enumerate(allowed):
+        problems.text(f"{where}.allowed_domains[{place}]", name, domain_problem, "remove the empty entry")
+    for domain in _whole(database.get("domains"), ["name"]):
+        if allowed and domain["name"] not in allowed:
+            what = f"leaves out {domain['name']}, an alias domain of this database: add it, or drop the whole list"
+            problems.add(f"{where}.allowed_domains", what)
+    variable = f"{where}.mass_mailing_server"
+    if is_empty(database.get("mass_mailing_server")):
+        return
+    server = problems.dictionary(variable, database["mass_mailing_server"], MASS_MAILING_KEYS)
+    if server is None:
+        return
+    problems.text(f"{variable}.host", server.get("host"), _smarthost_host_problem, "name the server")
+    tls = problems.text(f"{variable}.tls", server.get("tls", "on_connect"), _one_of("on_connect", "starttls"))
+    if problem := _smarthost_port_problem(server.get("port", 587 if tls == "starttls" else 465), tls):
+        problems.add(f"{variable}.port", problem)
+    login = problems.text(f"{variable}.login", server.get("login"))
+    remedy = "give the login's password, from Ansible Vault" if login else ""
+    problems.text(f"{variable}.password", server.get("password"), missing=remedy)  # no check: never shown
 
 
 def _database_name_problem(name: str) -> str:
@@ -389,6 +466,8 @@ def _database_problems(problems: Problems, variable: str, entry: object, domains
         problems.text(f"{where}.postmaster", domain.get("postmaster"), address_problem)
         _name_problems(problems, where, domain)
     _owner_problems(problems, variable, database)
+    _company_problems(problems, variable, database)
+    _odoo_setting_problems(problems, variable, database)
 
 
 def inventory_problems(databases: object) -> list[str]:

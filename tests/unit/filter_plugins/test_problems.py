@@ -46,7 +46,7 @@ SOUND: dict[str, Any] = {
             "default_from": "notifications",
             "former_names": ["catchall"],
             "postmaster": "Anna.Example@customer.example",
-            "companies": ["Example Ltd"],
+            "companies": ["Example Ltd", {"name": "Example GmbH", "email": "office@example.com"}],
             "aliases": [
                 {"name": "sales", "model": "crm.team", "record": "Sales", "contact": "everyone"},
                 {"name": "jobs+it", "model": "hr.job", "record": "IT"},
@@ -58,6 +58,12 @@ SOUND: dict[str, Any] = {
         },
         {"name": "erp.example.com"},
     ],
+    "queue_minutes": 5,
+    "fetch_minutes": 5,
+    "loop_minutes": 120,
+    "loop_threshold": 20,
+    "allowed_senders": ["robot@customer.example"],
+    "mass_mailing_server": {"host": "smtp.provider.example", "tls": "starttls", "login": "x", "password": "hunter2"},
 }
 
 HOST: dict[str, Any] = {
@@ -128,9 +134,10 @@ def test_what_is_quoted_is_short_and_on_one_line() -> None:
 
 def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
     assert problems_with(pasword="x") == ["odoo_databases[prod]: has no 'pasword': write password"]
-    assert problems_with(zzz="x") == [
-        "odoo_databases[prod]: has no 'zzz': it has name, url, login, password, ca_file, domains"
-    ]
+    (problem,) = problems_with(zzz="x")
+    assert problem.startswith(
+        "odoo_databases[prod]: has no 'zzz': it has name, url, login, password, ca_file, domains,"
+    )
     assert problems_in_domain(catch_all="x") == [f"{WHERE}: has no 'catch_all': write catchall"]
     alias = {"name": "a", "modell": "crm.team", "model": "crm.team", "record": "A"}
     assert problems_in_domain(aliases=[alias]) == [f"{WHERE}.aliases[a]: has no 'modell': write model"]
@@ -318,6 +325,47 @@ def test_who_may_write_to_an_alias() -> None:
 )
 def test_companies_are_a_list_of_names(companies: Any, problem: str) -> None:
     assert problem in problems_in_domain(companies=companies)[0]
+
+
+def test_a_company_has_one_domain_and_an_address_that_people_read() -> None:
+    companies = ["Example Ltd", "Example Ltd", {"name": "Example GmbH", "email": "Reception@example.com", "mail": "x"}]
+    assert problems_in_domain(companies=companies) == [
+        f"{WHERE}.companies[1]: already writes from example.com: a company has one domain, keep one",
+        f"{WHERE}.companies[Example GmbH]: has no 'mail': write email",
+        f"{WHERE}.companies[Example GmbH].email: 'Reception@example.com' is the catchall address, which nobody reads: "
+        "give one that people read",
+    ]
+
+
+@pytest.mark.parametrize("key", ["queue_minutes", "fetch_minutes", "loop_minutes", "loop_threshold"])
+@pytest.mark.parametrize("value", [0, -5, True, "5", 2.5])
+def test_an_interval_or_limit_is_a_number_from_1(key: str, value: object) -> None:
+    (line,) = problems_with(**{key: value})
+    assert line.startswith(f"odoo_databases[prod].{key}: {value!r} is no ")
+    assert line.endswith("from 1 up; leave it out to keep Odoo's")
+
+
+def test_who_and_what_odoo_allows() -> None:
+    assert problems_with(allowed_senders=["robot"], allowed_domains=["example.com", "exa_mple.net"]) == [
+        "odoo_databases[prod].allowed_senders[0]: 'robot' is no mail address: write name@example.com",
+        "odoo_databases[prod].allowed_domains[1]: 'exa_mple.net' is no domain: letters, digits and hyphens between "
+        "single dots, such as example.com",
+        "odoo_databases[prod].allowed_domains: leaves out erp.example.com, an alias domain of this database: add it, "
+        "or drop the whole list",
+    ]
+    assert problems_with(allowed_domains=["example.com", "erp.example.com", "example.net"]) == []
+
+
+def test_a_server_for_mass_mailings() -> None:
+    where = "odoo_databases[prod].mass_mailing_server"
+    server = {"host": "192.0.2.1", "port": 587, "login": "hunter2", "user": "x"}
+    assert problems_with(mass_mailing_server=server) == [
+        f"{where}: has no 'user': it has host, port, tls, login, password",
+        f"{where}.host: '192.0.2.1' is an address: write the server's name, which its certificate has",
+        f"{where}.port: 587 begins without TLS: write tls: starttls",
+        f"{where}.password: is missing: give the login's password, from Ansible Vault",
+    ]
+    assert problems_with(mass_mailing_server={"host": "mail.example.com"}) == []
 
 
 def test_a_person_without_a_provider() -> None:
