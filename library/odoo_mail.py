@@ -5,20 +5,47 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
-import dataclasses
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
+    from module_utils import odoo_wanted
+    from module_utils.odoo_gateway_key import KEY_MAKER, GatewayKey
+    from module_utils.odoo_records import (
+        BEFORE,
+        MASK,
+        Change,
+        Item,
+        Notes,
+        Record,
+        Records,
+        Refused,
+        by_id,
+        plain,
+        show,
+    )
     from module_utils.odoo_rpc import Odoo, OdooError
 else:
+    from ansible.module_utils import odoo_wanted
+    from ansible.module_utils.odoo_gateway_key import KEY_MAKER, GatewayKey
+    from ansible.module_utils.odoo_records import (
+        BEFORE,
+        MASK,
+        Change,
+        Item,
+        Notes,
+        Record,
+        Records,
+        Refused,
+        by_id,
+        plain,
+        show,
+    )
     from ansible.module_utils.odoo_rpc import Odoo, OdooError
 
 DOCUMENTATION = r"""
@@ -26,8 +53,9 @@ module: odoo_mail
 short_description: Odoo's side of a mail server
 description:
   - Runs on the control node. For each database, all at the same time - alias domains with catchall, bounce and default
-    From, outgoing and incoming servers, the gateway action with its group, portal user and API key, and business
-    aliases on their owner records. Then Odoo's own Test Connection and Test & Confirm are run.
+    From, outgoing and incoming servers, the gateway action with its group, portal user and API key, other settings of
+    Odoo that have to do with mail, and business aliases on their owner records. Then Odoo's own Test Connection and
+    Test & Confirm are run.
   - What is there is read first and only what differs is written. Everything is found again by its name, so a run that
     was interrupted is completed by the next one.
   - What is wrong comes back in RV(problems) instead of failing, so that it can be shown where the arguments may not be.
@@ -45,6 +73,13 @@ options:
       password: {description: "The password, or an API key.", type: str, required: true}
       ca_file: {description: PEM file with the authority of Odoo's certificate; by default the system's., type: str}
       domains: {description: The alias domains with names and aliases., type: list, elements: dict, required: true}
+      queue_minutes: {description: Minutes between two runs of the mail queue., type: int}
+      fetch_minutes: {description: Minutes between two runs of Odoo's own fetching., type: int}
+      loop_minutes: {description: Minutes in which the mails of one sender are counted., type: int}
+      loop_threshold: {description: How many of them are taken., type: int}
+      allowed_senders: {description: Senders whose mails are not counted., type: list, elements: str}
+      allowed_domains: {description: Domains of aliases of which only the local part counts., type: list, elements: str}
+      mass_mailing_server: {description: "Server for mass mailings, with host, port, tls, login, password.", type: dict}
   mailbox_passwords:
     description: For each database, in the same order, the password of its account on the mail hosts.
     type: list
@@ -70,6 +105,13 @@ options:
     type: str
     choices: [keep, renew, retire]
     default: keep
+  state:
+    description:
+      - V(absent) gives every database back what was there before, as noted in its system parameter C(mailroom.before),
+        and removes what was made, and the key on the control node.
+    type: str
+    choices: [present, absent]
+    default: present
   timeout:
     description: Seconds that Odoo has for each answer.
     type: int
@@ -113,6 +155,11 @@ problems:
   returned: always
   type: list
   elements: str
+advice:
+  description: What is not wrong but could be better, one line each.
+  returned: always
+  type: list
+  elements: str
 tests:
   description: For each database the results of Odoo's own tests, C(passed), C(failed) or C(skipped).
   returned: always
@@ -120,175 +167,7 @@ tests:
   sample: {prod: {smtp: passed, imap: passed}}
 """
 
-GATEWAY = "Mailroom gateway"  # the server action and its group
-LOGIN = "mailroom-gateway"
-KEY_NAME = "Mailroom"
-KEY_MAKER = "Mailroom: make the gateway's key"  # a server action that lives for one call
-FORMER_NAMES = "mailroom.former_names"  # system parameter: JSON {domain: [local parts]}
-CUSTOM_SERVERS = "base_setup.default_external_email_server"
 TEST_SECONDS = 150  # Odoo itself waits up to 60 s for each step of a connection
-MASK = "********"
-SECRET_FIELDS = ("smtp_pass", "password")
-# Before Odoo 17 a database's one alias domain is four system parameters.
-PARAMETERS = {
-    "name": "mail.catchall.domain",
-    "catchall_alias": "mail.catchall.alias",
-    "bounce_alias": "mail.bounce.alias",
-    "default_from": "mail.default.from",
-}
-# Fields that tell versions apart.
-FEATURES = {
-    "mail.alias.domain": ["catchall_alias"],
-    "fetchmail.server": ["server_type"],
-    "ir.mail_server": ["from_filter", "smtp_authentication"],
-    "ir.actions.server": ["group_ids", "groups_id"],
-    "res.users": ["group_ids", "groups_id"],
-    "res.users.apikeys": ["expiration_date"],
-}
-
-Record = Mapping[str, Any]
-
-
-class Refused(Exception):
-    """What speaks against a change, on one line, and at `what` it was to be made."""
-
-    def __init__(self, what: str, text: str) -> None:
-        super().__init__(text)
-        self.what = what
-
-
-@dataclasses.dataclass(frozen=True)
-class Ref:
-    """A wanted link to a record, with the name people know it by; id 0 stands for one that is not made yet."""
-
-    id: int
-    name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """A field that was, or would be, changed; both values as shown to people."""
-
-    path: str
-    before: str
-    after: str
-
-    def line(self) -> str:
-        """The change on one line."""
-        return f"{self.path}: {self.before} -> {self.after}"
-
-
-def mail_servers(
-    database: str, domains: Sequence[str], hosts: Sequence[str], password: str, features: Features
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The outgoing (ir.mail_server) and incoming (fetchmail.server) server of a database for each mail host."""
-    servers = []
-    for number, host in enumerate(hosts, start=1):
-        outgoing: dict[str, Any] = {
-            "name": f"Mailroom {host}",
-            "active": True,
-            "sequence": number,
-            "smtp_host": host,
-            "smtp_port": 465,
-            # Only the strict kind verifies the certificate (19 on).
-            "smtp_encryption": "ssl_strict" if "ssl_strict" in features.encryptions else "ssl",
-            "smtp_user": database,
-            "smtp_pass": password,
-        }
-        if features.has("ir.mail_server", "smtp_authentication"):
-            outgoing["smtp_authentication"] = "login"
-        if features.has("ir.mail_server", "from_filter"):
-            # The envelope sender is the bounce address only where this filter matches it, so domains, not addresses.
-            outgoing["from_filter"] = ",".join(domains if features.alias_domains else domains[:1])
-        incoming = {
-            "name": f"Mailroom {host}",
-            "active": False,  # fetch-and-route fetches; Odoo's cron must not
-            "server_type": "imap",
-            "server": host,
-            "port": 993,
-            "is_ssl": True,
-            "user": database,
-            "password": password,
-            "object_id": False,  # new threads come from aliases alone
-        }
-        servers.append((outgoing, incoming))
-    return servers
-
-
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """What this Odoo can do, found out rather than guessed from its version."""
-
-    fields: frozenset[tuple[str, str]]
-    encryptions: tuple[str, ...]
-    major: int
-
-    def has(self, model: str, field: str) -> bool:
-        """Whether the model has the field."""
-        return (model, field) in self.fields
-
-    @property
-    def alias_domains(self) -> bool:
-        """Whether alias domains are records (17 on) rather than system parameters."""
-        return self.has("mail.alias.domain", "catchall_alias")
-
-    def groups(self, model: str) -> str:
-        """The name of the model's field for groups: group_ids from 19 on."""
-        return "group_ids" if self.has(model, "group_ids") else "groups_id"
-
-
-def former_names(
-    recorded: Mapping[str, Sequence[str]], today: Iterable[Record], domains: Iterable[Record]
-) -> dict[str, list[str]]:
-    """The names to record for each domain: those recorded, and those of `today` that `domains` no longer want.
-
-    `today` are alias domains as Odoo has them, `domains` as the inventory wants them, both with name, catchall_alias
-    and bounce_alias.
-    """
-    names = {domain: list(known) for domain, known in recorded.items()}
-    wanted = {domain["name"]: domain for domain in domains}
-    for domain in today:
-        if domain["name"] not in wanted:
-            continue
-        for field in ("catchall_alias", "bounce_alias"):
-            name = domain[field]
-            if name and name != wanted[domain["name"]][field] and name not in names.get(domain["name"], []):
-                names.setdefault(domain["name"], []).append(name)
-    return names
-
-
-def show(field: str, value: Any, boolean: bool = False) -> str:
-    """A field's value for people: links by name, long texts by their size, secrets not at all.
-
-    Odoo says False for every empty value; only that of a `boolean` field is shown as it is.
-    """
-    if field in SECRET_FIELDS:
-        return MASK if value else "none"
-    if isinstance(value, Ref):
-        return value.name
-    if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[1], str):
-        return str(value[1])  # a link as Odoo reads it: [id, name]
-    if isinstance(value, str) and "\n" in value:
-        return f"{len(value.splitlines())} lines"
-    return "none" if value == "" or (value is False and not boolean) else str(value)
-
-
-def plain(value: Any) -> Any:
-    """A wanted or read value in the form in which both can be compared."""
-    if isinstance(value, Ref):
-        return value.id
-    if isinstance(value, list | tuple):
-        if len(value) == 2 and isinstance(value[1], str):
-            return value[0]
-        return sorted(value)
-    return value.strip() if isinstance(value, str) else value
-
-
-def writable(value: Any) -> Any:
-    """A wanted value as Odoo takes it: links as ids, sets of links as a command."""
-    if isinstance(value, Ref):
-        return value.id
-    return [[6, 0, value]] if isinstance(value, list) else value
 
 
 def remedy(message: str, host: str) -> str:
@@ -310,51 +189,57 @@ def remedy(message: str, host: str) -> str:
     return f"make {host} reachable from Odoo's machine (DNS, firewall, mail services running)"
 
 
-def save(path: Path, text: str) -> None:
-    """Write a secret so that only its owner can read it, and a crash leaves the old file or the new one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from the start
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 class Database:
-    """One database: read() what is there, apply() what differs, test() the result."""
+    """One database: read() what is there, apply() what differs, test() the result; or remove() what was made."""
 
     def __init__(self, settings: Record, password: str, params: Record, check_mode: bool) -> None:
         """`settings` is one of the databases, `password` that of its account on the mail hosts."""
         self.name: str = settings["name"]
         self.where = f"odoo_databases[{self.name}]"
         self.settings = settings
-        self.mailbox_password = password
+        self.account = {"login": self.name, "password": password}
         self.params = params
         self.check_mode = check_mode
         self.problems: list[str] = []
-        self.changes: list[Change] = []
+        self.advice: list[str] = []
         self.tests = {"smtp": "skipped", "imap": "skipped"}
-        self.gateway: dict[str, Any] = {"action_id": 0, "protocol": "xmlrpc", "login": LOGIN}
+        self.gateway: dict[str, Any] = {"action_id": 0, "protocol": "xmlrpc", "login": odoo_wanted.LOGIN}
         self.key_path = Path(params["secrets_directory"]) / f"gateway-{self.name}"
-        self.domains = [
-            {
-                "name": domain["name"],
-                "catchall_alias": domain.get("catchall") or "catchall",
-                "bounce_alias": domain.get("bounce") or "bounce",
-                "default_from": domain.get("default_from") or "notifications",
-            }
-            for domain in settings["domains"]
-        ]
+        self.domains = [odoo_wanted.alias_domain(domain) for domain in settings["domains"]]
+        self.names = [domain["name"] for domain in self.domains]
         self.odoo: Odoo
-        self.features: Features
-        self.servers: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self.companies: dict[int, Ref] = {}
-        self.found: dict[tuple[str, str], Record] = {}
+        self.features: odoo_wanted.Features
+        self.records: Records
+        self.items: list[Item] = []  # all that is wanted, in the order in which it is made
+        self.outgoing: list[Item] = []
+        self.incoming: list[Item] = []
+
+    @property
+    def changes(self) -> list[Change]:
+        """What was changed, or would be."""
+        return self.records.changes if hasattr(self, "records") else []
+
+    def problem(self, what: str, text: str, cure: str) -> None:
+        """Note what is wrong at `what` below this database."""
+        self.problems.append(f"{self.where}{'.' * bool(what)}{what}: {text}: {cure}")
+
+    def _change(self, what: str, before: str, after: str) -> None:
+        self.changes.append(Change(f"{self.where}.{what}", before, after))
+
+    def log_in(self, login: str, password: str) -> Odoo:
+        """A connection to this database. Raises OdooError."""
+        odoo = Odoo(self.settings["url"], self.name, self.settings.get("ca_file"), float(self.params["timeout"]))
+        try:
+            odoo.log_in(login, password)
+        except OdooError:
+            odoo.close()
+            raise
+        return odoo
+
+    def open(self) -> None:
+        """Log in as the administrator. Raises OdooError."""
+        self.odoo = self.log_in(self.settings["login"], self.settings["password"])
+        self.records = Records(self.odoo, self.where, self.check_mode)
 
     # Reading
 
@@ -364,109 +249,173 @@ class Database:
             self.problem("domains", "the list is empty", "name at least one domain")
             return
         try:
-            self.odoo = Odoo(
-                self.settings["url"], self.name, self.settings.get("ca_file"), float(self.params["timeout"])
-            )
-            self.odoo.log_in(self.settings["login"], self.settings["password"])
-            self._read_features()
+            self.open()
+            self._read_own()
+            self._check_features()
             self._read_domains()
+            self._read_companies()
             self._read_servers()
+            self._read_settings()
             self._read_gateway()
             self._read_aliases()
         except OdooError as error:
             self.problems.append(error.line(self.where))
 
-    def problem(self, what: str, text: str, cure: str) -> None:
-        """Note what is wrong at `what` below this database."""
-        self.problems.append(f"{self.where}{'.' * bool(what)}{what}: {text}: {cure}")
-
-    def _read_features(self) -> None:
+    def _read_own(self) -> None:
+        """What this Odoo can do, and the ids of what it has by itself: groups, scheduled actions, a model."""
         described = self.odoo.call("ir.mail_server", "fields_get", ["smtp_encryption"], ["selection"])
         encryptions = tuple(value for value, _ in described["smtp_encryption"]["selection"])
-        self.features = Features(self.odoo.fields(FEATURES), encryptions, self.odoo.version())
-        if self.features.major >= 19:
+        fields = self.odoo.fields(odoo_wanted.FEATURES)
+        self.features = odoo_wanted.Features(fields, encryptions, self.odoo.version())
+        names = ["group_portal", "group_system", *(name for _, name in odoo_wanted.SCHEDULES.values())]
+        data = [["module", "in", ["base", "mail", "fetchmail"]], ["name", "in", names]]
+        rows = self.odoo.search_read("ir.model.data", data, ["name", "res_id"])
+        self.base = {row["name"]: row["res_id"] for row in rows}
+        self.thread = self.odoo.search_read("ir.model", [["model", "=", "mail.thread"]], ["model"])[0]["id"]
+
+    def _check_features(self) -> None:
+        if self.features.json2:
             self.gateway["protocol"] = "json2"
         if not self.features.has("fetchmail.server", "server_type"):
             self.problem("", "Odoo has no incoming mail servers", "install its module fetchmail")
         if not self.features.alias_domains and len(self.domains) > 1:
             text = f"Odoo {self.features.major} has one alias domain for everything"
             self.problem("domains", text, "keep one domain, or upgrade to Odoo 17")
-
-    def _keep(self, model: str, rows: Iterable[Record], key: str = "name") -> None:
-        """Remember records by name; of several with one name, the first."""
-        for row in rows:
-            self.found.setdefault((model, str(row[key])), row)
+        for key, (model, field, text, cure) in odoo_wanted.NEEDS.items():
+            if self.settings.get(key) and not self.features.has(model, field):
+                self.problem(key, f"this Odoo {self.features.major} {text}", cure)
 
     def _read_domains(self) -> None:
-        keys = [FORMER_NAMES, CUSTOM_SERVERS, *PARAMETERS.values()]
-        self._keep(
-            "ir.config_parameter",
-            self.odoo.search_read("ir.config_parameter", [["key", "in", keys]], ["key", "value"]),
-            "key",
-        )
+        """Alias domains, and all system parameters that count."""
+        self.records.read("ir.config_parameter", [BEFORE, *odoo_wanted.PARAMETER_KEYS], ["value"])
         if self.features.alias_domains:
-            rows = self.odoo.search_read("mail.alias.domain", [], list(PARAMETERS), order="sequence, id")
-            wanted = [tuple(domain.values())[:3] for domain in self.domains]
+            today = self.odoo.search_read("mail.alias.domain", [], list(odoo_wanted.PARAMETERS), order="sequence, id")
             # One name may be there several times with other catchall names: rather the one we want.
-            rows.sort(key=lambda row: (row["name"], row["catchall_alias"], row["bounce_alias"]) not in wanted)
-            self._keep("mail.alias.domain", rows)
-            self._read_companies()
+            wanted = [tuple(domain.values())[:3] for domain in self.domains]
+            today.sort(key=lambda row: (row["name"], row["catchall_alias"], row["bounce_alias"]) not in wanted)
+            self.records.keep("mail.alias.domain", today)
+            names = list(dict.fromkeys(row["name"] for row in today))
+            today = [self.records.found["mail.alias.domain", name] for name in names]
         else:
-            values = {field: self._parameter(key) or False for field, key in PARAMETERS.items()}
-            self._keep("mail.alias.domain", [{"id": 0, **values}])
+            today = [{field: self.records.parameter(key) for field, key in odoo_wanted.PARAMETERS.items()}]
         try:
-            recorded = json.loads(self._parameter(FORMER_NAMES) or "{}")
-            today = [row for (model, _), row in self.found.items() if model == "mail.alias.domain"]
-            self.former = former_names(recorded, today, self.domains)
-            self.former_changed = self.former != recorded
+            recorded = json.loads(self.records.parameter(odoo_wanted.FORMER_NAMES) or "{}")
+            former = odoo_wanted.former_names(recorded, today, self.domains)
+            if former != recorded:  # before the change itself, so that no crash can lose them
+                text = json.dumps(former, sort_keys=True)
+                self.items.append(odoo_wanted.parameter(odoo_wanted.FORMER_NAMES, text, ours=True))
         except (ValueError, AttributeError, TypeError):
-            text = f"Odoo's system parameter {FORMER_NAMES} is damaged"
+            text = f"Odoo's system parameter {odoo_wanted.FORMER_NAMES} is damaged"
             self.problem("", text, 'correct it to {"domain": ["name"]}, or delete it')
+        self._notes()
+        self.items += odoo_wanted.domain_items(self.domains, self.features)
 
-    def _parameter(self, key: str) -> str:
-        return str(self.found.get(("ir.config_parameter", key), {}).get("value") or "")
+    def _notes(self) -> Notes:
+        """What was there before us, as noted by earlier runs."""
+        try:
+            return Notes.parse(self.records.parameter(BEFORE))
+        except ValueError:
+            text = f"Odoo's system parameter {BEFORE} is damaged"
+            self.problem("", text, "restore it from a backup; if you delete it, what was there before stays unknown")
+            return Notes.parse("")
 
     def _read_companies(self) -> None:
-        """Decide which company gets which alias domain: as told, else one that has none of ours gets the first."""
-        rows = self.odoo.search_read("res.company", [], ["name", "alias_domain_id"])
-        self._keep("res.company", rows)
-        told = {name: domain["name"] for domain in self.settings["domains"] for name in domain.get("companies") or []}
-        for name in sorted(set(told) - {row["name"] for row in rows}):
-            names = ", ".join(row["name"] for row in rows)
-            self.problem(f"domains[{told[name]}].companies", f"Odoo has no company {name!r}", f"name one of {names}")
-        ours = {domain["name"] for domain in self.domains}
-        for row in rows:
-            today = row["alias_domain_id"][1] if row["alias_domain_id"] else ""
-            if row["name"] in told:
-                wanted = told[row["name"]]
-            elif not today or (len(rows) == 1 and today not in ours):
-                wanted = self.domains[0]["name"]
-            else:
-                continue
-            self.companies[row["id"]] = Ref(0, wanted)
+        fields = ["name", "email", *(["alias_domain_id"] if self.features.alias_domains else [])]
+        companies = self.odoo.search_read("res.company", [], fields)
+        self.records.keep("res.company", companies)
+        names = [company["name"] for company in companies]
+        for domain in self.settings["domains"]:
+            for company in odoo_wanted.companies_of(domain):
+                if company["name"] not in names:
+                    text = f"Odoo has no company {company['name']!r}"
+                    self.problem(f"domains[{domain['name']}].companies", text, f"name one of {', '.join(names)}")
+        items = odoo_wanted.company_items(self.settings["domains"], companies, self.features)
+        self.items += items
+        for name in odoo_wanted.companies_without_address(self.domains, companies, items, self.features):
+            text = "Odoo names its e-mail address to those who write to the catchall, and it is none that people read"
+            cure = "set it in Odoo, or here: companies: [{name: ..., email: ...}]"
+            self.advice.append(f"{self.where}.company {name}: {text}: {cure}")
 
     def _read_servers(self) -> None:
-        names = [domain["name"] for domain in self.domains]
-        self.servers = mail_servers(self.name, names, self.params["mail_hosts"], self.mailbox_password, self.features)
-        for number, model in enumerate(("ir.mail_server", "fetchmail.server")):
-            if not self.servers or (model == "fetchmail.server" and not self.features.has(model, "server_type")):
-                continue
-            fields = [*self.servers[0][number], *(["state"] if model == "fetchmail.server" else [])]
-            domain = [["name", "in", [pair[number]["name"] for pair in self.servers]]]
-            self._keep(model, self.odoo.search_read(model, domain, fields))
+        hosts = self.params["mail_hosts"]
+        servers = odoo_wanted.server_items(hosts, self.names, self.account, self.features)
+        self.outgoing, self.incoming = [pair[0] for pair in servers], [pair[1] for pair in servers]
+        self.items += [item for pair in servers for item in pair]
+        server = self.settings.get("mass_mailing_server")
+        if server:
+            if not server.get("login") and server["host"] not in hosts:
+                text = f"{server['host']} is none of the mail hosts"
+                self.problem("mass_mailing_server.login", text, "give login and password at that server")
+            login = {} if server.get("login") else self.account
+            items = odoo_wanted.mass_mailing_items({**server, **login}, self.names, self.features)
+            self.outgoing.append(items[0])
+            self.items += items
+        for item in self.outgoing[-1:]:
+            self.records.read(item.model, [item.name for item in self.outgoing], list(item.wanted))
+        if not self.features.has("fetchmail.server", "server_type"):
+            return
+        for item in self.incoming[-1:]:
+            fields = [*item.wanted, "state"]
+            rows = self.odoo.search_read(item.model, [["server", "in", hosts]], fields)
+            self.records.keep(item.model, rows)
+            ours = {self.records.identity(item.model, item.name) for item in self.incoming}
+            others = [row for row in rows if row["active"] and row["id"] not in ours]
+            self.records.found.update({(item.model, by_id(row)): row for row in others})
+            self.items += [  # two that fetch from one mailbox take each other's mail
+                Item(f"incoming server {row['name']}", item.model, by_id(row), {"active": False}) for row in others
+            ]
+        self._check_filters()
+
+    def _check_filters(self) -> None:
+        """An outgoing server for a single address of ours takes its mail from ours, and with it the bounce address."""
+        if not self.features.has("ir.mail_server", "from_filter"):
+            return
+        domain: list[Any] = [["active", "=", True], ["from_filter", "!=", False]]
+        if self.features.has("ir.mail_server", "owner_user_id"):
+            domain.append(["owner_user_id", "=", False])  # a person's own, which is for no other mail
+        ours = [item.name for item in self.outgoing]
+        for server in self.odoo.search_read("ir.mail_server", domain, ["name", "from_filter"]):
+            for address in odoo_wanted.single_addresses(server["from_filter"], self.names):
+                if server["name"] not in ours:
+                    text = f"its FROM filter has {address} alone, so that what comes back for it would not reach Odoo"
+                    cure = f"archive it in Odoo, or filter by {address.partition('@')[2]}"
+                    self.problem(f"outgoing server {server['name']}", text, cure)
+
+    def _read_settings(self) -> None:
+        """The items of Odoo's other settings."""
+        self.items += odoo_wanted.setting_items(self.settings)
+        senders = self.settings.get("allowed_senders")
+        if senders and self.features.has("mail.gateway.allowed", "email"):
+            self.records.read("mail.gateway.allowed", senders, [])
+        for item in self.items:
+            if item.model == "ir.cron":
+                wanted = [["id", "=", self.base.get(item.name, 0)]]
+                rows = self.odoo.search_read("ir.cron", wanted, list(item.wanted))
+                self.records.keep("ir.cron", [row | {"name": item.name} for row in rows])
+                if not rows:
+                    self.problem(item.what, "Odoo has no such scheduled action any more", "leave its interval out")
+        people = [["share", "=", False], ["email", "in", list(odoo_wanted.PLACEHOLDERS)]]
+        for user in self.odoo.search_read("res.users", people, ["login", "email"], context={}):
+            if user["email"].partition("@")[2] not in self.names:
+                text = f"{user['email']} is what Odoo has before anybody gives an address"
+                self.advice.append(f"{self.where}.user {user['login']}: {text}: give the user a real one in Odoo")
 
     def _read_gateway(self) -> None:
-        data = [["module", "=", "base"], ["name", "in", ["group_portal", "group_system"]]]
-        rows = self.odoo.search_read("ir.model.data", data, ["name", "res_id"])
-        self.base = {row["name"]: row["res_id"] for row in rows}
-        self.thread = self.odoo.search_read("ir.model", [["model", "=", "mail.thread"]], ["model"])[0]["id"]
-        self._keep("res.groups", self.odoo.search_read("res.groups", [["name", "=", GATEWAY]], ["name"]))
-        fields = ["name", "login", "active", "share", self.features.groups("res.users")]
-        self._keep("res.users", self.odoo.search_read("res.users", [["login", "=", LOGIN]], fields), "login")
+        self.records.read("res.groups", [odoo_wanted.GATEWAY], [])
+        users = ["name", "active", "share", self.features.groups("res.users")]
+        self.records.read("res.users", [odoo_wanted.LOGIN], users)
         fields = ["name", "state", "code", "model_id", self.features.groups("ir.actions.server")]
-        domain = [["name", "in", [GATEWAY, KEY_MAKER]], ["state", "=", "code"]]
-        self._keep("ir.actions.server", self.odoo.search_read("ir.actions.server", domain, fields))
-        self.gateway["action_id"] = self.found.get(("ir.actions.server", GATEWAY), {}).get("id", 0)
+        wanted = [["name", "in", [odoo_wanted.GATEWAY, KEY_MAKER]], ["state", "=", "code"]]
+        self.records.keep("ir.actions.server", self.odoo.search_read("ir.actions.server", wanted, fields))
+        self.gateway["action_id"] = self.records.identity("ir.actions.server", odoo_wanted.GATEWAY)
+        self.items += odoo_wanted.gateway_items(
+            self.params["gateway_code"],
+            self.thread,
+            self.base["group_portal"],
+            self.records.found.get(("res.users", odoo_wanted.LOGIN)),
+            self.records.identity("res.groups", odoo_wanted.GATEWAY),
+            self.features,
+        )
 
     def _read_aliases(self) -> None:
         """Find the owner of every business alias; it must be there, once, and the alias nobody else's."""
@@ -492,11 +441,12 @@ class Database:
                     place = f"domains[{domain_name}].aliases[{alias['name']}].model"
                     self.problem(place, f"records of {model} cannot own an alias here ({error})", "name another model")
                 continue
-            self._keep(model, records)
+            self.records.keep(model, records)
             for domain_name, alias in aliases:
                 self._check_alias(
                     f"domains[{domain_name}].aliases[{alias['name']}]", domain_name, alias, records, taken
                 )
+        self.items += odoo_wanted.alias_items(self.settings["domains"], self.features)
 
     def _check_alias(
         self, place: str, domain: str, alias: Record, records: Sequence[Record], taken: Sequence[Record]
@@ -518,236 +468,146 @@ class Database:
 
     def apply(self) -> None:
         """Write what differs. One thing that Odoo refuses does not keep the others from being done."""
-        for step in (self._apply_domains, self._apply_servers, self._apply_gateway, self._apply_aliases):
-            try:
-                step()
-            except (OdooError, Refused) as error:
-                self._refused(error)
-
-    def _refused(self, error: Exception) -> None:
-        what = error.what if isinstance(error, Refused) else ""
-        self.problem(what, str(error), "correct it in Odoo or in the inventory, then run again")
-
-    def ensure(self, what: str, model: str, record: Record | None, wanted: Record) -> int:
-        """Give a record, read before with these fields (None: not there), the wanted values; returns its id.
-
-        The id is 0 for a record that check mode would make. Raises Refused when Odoo does.
-        """
-        differing = {
-            field: value
-            for field, value in wanted.items()
-            if record is None or plain(record[field]) != plain(value) or (isinstance(value, Ref) and not value.id)
-        }
-        if record is None:
-            self.changes.append(Change(f"{self.where}.{what}", "none", "new"))
-        for field, value in differing.items():
-            if record is None and (field in ("name", "key", "login") or value is False):
-                continue  # that is what it is called, or nothing
-            boolean = isinstance(value, bool)
-            before = "none" if record is None else show(field, record[field], boolean)
-            self.changes.append(Change(f"{self.where}.{what}.{field}", before, show(field, value, boolean)))
-        identity = int(record["id"]) if record else 0
-        if not differing or self.check_mode:
-            return identity
-        values = {field: writable(value) for field, value in differing.items()}
         try:
-            if identity:
-                self.odoo.call(model, "write", [identity], values)
-            else:
-                # Inviting the gateway's user by mail would be of no use.
-                identity = self.odoo.create(model, values, context={"no_reset_password": True})
-            # Odoo tidies some values up: one that it does not keep as it is would be written again by every run.
-            kept = self.odoo.search_read(model, [["id", "=", identity]], list(differing))[0]
-        except OdooError as error:
-            raise Refused(what, str(error)) from error
-        for field, value in differing.items():
-            if isinstance(value, list):
-                continue  # groups bring the groups they imply
-            if plain(kept[field]) != plain(value):
-                self.problem(f"{what}.{field}", f"Odoo keeps {show(field, kept[field])!r}", "write it like that")
-        return identity
+            self.records.note(self.items)
+        except Refused as error:
+            self._refused(error)
+            return
+        for item in self.items:
+            if self.check_mode or not self.records.waits(item):  # what it waits for has its own line
+                try:
+                    self.records.ensure(item)
+                except Refused as error:
+                    self._refused(error)
+                    if error.final:
+                        return
+        for what, kept in self.records.unkept:
+            self.problem(what, f"Odoo keeps {kept!r}", "write it like that")
+        self.gateway["action_id"] = self.records.identity("ir.actions.server", odoo_wanted.GATEWAY)
+        try:
+            self._ensure_key()
+        except (OdooError, Refused) as error:
+            self._refused(error)
 
-    def _ensure_parameter(self, key: str, value: str) -> None:
-        record = self.found.get(("ir.config_parameter", key))
-        wanted = {"value": value} if record else {"key": key, "value": value}
-        self.ensure(f"parameter {key}", "ir.config_parameter", record, wanted)
+    def _refused(self, error: OdooError | Refused) -> None:
+        if isinstance(error, Refused):
+            self.problem(error.what, str(error), error.cure)
+        else:
+            self.problems.append(error.line(self.where))
 
-    def _apply_domains(self) -> None:
-        if self.former_changed:  # before the change itself, so that no crash can lose them
-            self._ensure_parameter(FORMER_NAMES, json.dumps(self.former, sort_keys=True))
-        self._ensure_parameter(CUSTOM_SERVERS, "True")
-        self.domain_refs: dict[str, Ref] = {}
-        for domain in self.domains:
-            what = f"domains[{domain['name']}]"
-            if not self.features.alias_domains:
-                for field, key in PARAMETERS.items():
-                    self._ensure_parameter(key, domain[field])
-                continue
-            record = self.found.get(("mail.alias.domain", domain["name"]))
-            identity = self.ensure(what, "mail.alias.domain", record, domain)
-            self.domain_refs[domain["name"]] = Ref(identity, domain["name"])
-        for company in (row for (model, _), row in self.found.items() if model == "res.company"):
-            if company["id"] in self.companies:
-                ref = self.domain_refs[self.companies[company["id"]].name]
-                self.ensure(f"company {company['name']}", "res.company", company, {"alias_domain_id": ref})
-
-    def _apply_servers(self) -> None:
-        for outgoing, incoming in self.servers:
-            for model, wanted in (("ir.mail_server", outgoing), ("fetchmail.server", incoming)):
-                kind = "outgoing" if model == "ir.mail_server" else "incoming"
-                record = self.found.get((model, wanted["name"]))
-                identity = self.ensure(
-                    f"{kind} server {wanted['smtp_host' if kind == 'outgoing' else 'server']}", model, record, wanted
-                )
-                self.found[model, wanted["name"]] = {"state": "draft", **(record or {}), "id": identity}
-
-    def _apply_gateway(self) -> None:
-        group = self.ensure(
-            f"group {GATEWAY}", "res.groups", self.found.get(("res.groups", GATEWAY)), {"name": GATEWAY}
-        )
-        user = self._ensure_user(group)
-        wanted = {
-            "name": GATEWAY,
-            "model_id": Ref(self.thread, "mail.thread"),
-            "state": "code",
-            "code": self.params["gateway_code"].strip(),
-            self.features.groups("ir.actions.server"): [group],
-        }
-        record = self.found.get(("ir.actions.server", GATEWAY))
-        self.gateway["action_id"] = self.ensure("gateway action", "ir.actions.server", record, wanted)
-        self._ensure_key(user)
-
-    def _ensure_user(self, group: int) -> int:
-        record = self.found.get(("res.users", LOGIN))
-        field = self.features.groups("res.users")
-        groups = [self.base["group_portal"], group]
-        if record and record["share"] and set(groups) <= set(record[field]):
-            groups = record[field]  # portal's group may imply others
-        wanted = {"name": GATEWAY, "login": LOGIN, "active": True, field: groups}
-        return self.ensure(f"user {LOGIN}", "res.users", record, wanted)
-
-    def _ensure_key(self, user: int) -> None:
+    def _ensure_key(self) -> None:
         """Have a key of the gateway's user that works; the one kept is tried first."""
-        try:
-            key = self.key_path.read_text(encoding="utf-8").strip() if self.key_path.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise Refused("gateway key", f"{self.key_path} cannot be read ({error})") from error
-        works = bool(key and self.gateway["action_id"] and self._answers(key))
+        key = GatewayKey(self.odoo, self.log_in, self.features, self.key_path)
+        key.read()
+        action, user = self.gateway["action_id"], self.records.identity("res.users", odoo_wanted.LOGIN)
+        works = bool(key.text and action and key.answers(action))
         wish = self.params["gateway_key"]
+        ids = (user, self.base["group_system"], self.thread)
         if wish == "retire" and not works:
             text = f"the one in {self.key_path} does not work, so the former ones stay"
             self.problem("gateway key", text, "run site.yml, which makes one that works, then this again")
             return
-        if wish == "retire" and not self.check_mode:
-            self._retire_keys(user)
+        self._remove_leftover()
+        if wish == "retire" and not self.check_mode and (retired := key.retire(*ids)):
+            self._change("gateway keys", str(retired + 1), "1")
         if works and wish != "renew":
             return
-        self.changes.append(Change(f"{self.where}.gateway key", MASK if key else "none", MASK))
-        if self.check_mode:
+        if self.check_mode or (action and user):  # else what Odoo refused has its own line
+            self._change("gateway key", MASK if key.text else "none", MASK)
+        if self.check_mode or not (action and user):
             return
-        key = self._make_key(user, beside=works)
-        try:
-            save(self.key_path, key + "\n")
-        except OSError as error:
-            raise Refused("gateway key", f"{self.key_path} cannot be written ({error.strerror})") from error
-        if not self._answers(key):
+        key.make(*ids, beside=works)
+        if not key.answers(action):
             self.problem("gateway", "Odoo does not accept the API key it has just made", "see Odoo's log")
 
-    def _answers(self, key: str) -> bool:
-        """Whether the gateway action answers to this key. Raises OdooError when that cannot be told."""
-        body = {"ids": [self.gateway["action_id"]], "context": {"mailroom": {"version": 1, "messages": []}}}
+    def _remove_leftover(self) -> None:
+        """Remove what a run that was cut off while it made a key has left."""
+        leftover = self.records.identity("ir.actions.server", KEY_MAKER)
+        if leftover and not self.check_mode:
+            self.odoo.call("ir.actions.server", "unlink", [leftover])
+
+    # Removing
+
+    def read_for_removal(self) -> None:
+        """Learn what was made, and what was there before."""
         try:
-            if self.gateway["protocol"] == "json2":
-                answer = self.odoo.json2(key, "ir.actions.server", "run", body)
-            else:
-                bot = Odoo(self.settings["url"], self.name, self.settings.get("ca_file"), float(self.params["timeout"]))
-                with contextlib.closing(bot):
-                    bot.log_in(LOGIN, key)
-                    answer = bot.call("ir.actions.server", "run", body["ids"], context=body["context"])
+            self.open()
+            self._read_own()
+            self.records.read("ir.config_parameter", [BEFORE], ["value"])
+            self.records.read("ir.actions.server", [KEY_MAKER], [])
+            self.notes = self._notes()
+            self.former = self.records.former(self.notes)
+            self.made = self.records.made(self.notes)
+            ours = [record["id"] for _, model, record in self.made if model == "mail.alias.domain"]
+            wanted = [["alias_domain_id", "in", ours]]
+            rows = self.odoo.search_read("mail.alias", wanted, ["alias_name"]) if ours else []
+            self.aliases = [row["id"] for row in rows]
         except OdooError as error:
-            if error.refused:
-                return False
-            raise Refused("gateway action", str(error)) from error
-        return bool(isinstance(answer, dict) and answer.get("mailroom", {}).get("verdicts") == [])
+            self.problems.append(error.line(self.where))
 
-    def _make_key(self, user: int, beside: bool) -> str:
-        """Have Odoo make an API key for the gateway's user, `beside` the former ones or in their place."""
-        expiry = ", False" if self.features.has("res.users.apikeys", "expiration_date") else ""
-        answer = self._from_inside(
-            user,
-            ("" if beside else "former.unlink()\n")
-            + f"key = keys.with_user(bot).sudo()._generate('rpc', {KEY_NAME!r}{expiry})\n"
-            "action = {'type': 'ir.actions.act_window_close', 'mailroom_key': key}\n",
-        )
-        return str(answer["mailroom_key"])
+    def remove(self) -> None:
+        """Give back what was there before, and remove what was made, and the key on the control node."""
+        steps: list[Callable[[], None]] = [partial(self.records.ensure, item) for item in self.former]
+        steps += [self._empty_domains, self._remove_leftover]
+        for what, model, record in self.made:
+            if model == "res.users" and not self.check_mode:  # up to 14 Odoo keeps a user who has any
+                key = GatewayKey(self.odoo, self.log_in, self.features, self.key_path)
+                steps.append(partial(key.forget, record["id"], self.base["group_system"], self.thread))
+            steps.append(partial(self.records.remove, what, model, record["id"]))
+            if model == "res.users":
+                steps.append(partial(self.records.remove, f"{what}'s contact", "res.partner", record["partner_id"][0]))
+        for step in steps:
+            try:
+                step()
+            except (OdooError, Refused) as error:
+                self._refused(error)
+        notes = self.records.identity("ir.config_parameter", BEFORE)
+        if self.problems:
+            return  # the next run needs the notes
+        if notes:
+            self.records.remove(f"parameter {BEFORE}", "ir.config_parameter", notes)
+        if self.key_path.exists():
+            self._change("gateway key", MASK, "none")
+            if not self.check_mode:
+                self.key_path.unlink()
 
-    def _retire_keys(self, user: int) -> None:
-        """Have Odoo forget all keys of the gateway's user but the newest."""
-        code = (
-            "older = former.sorted('id')[:-1]\n"
-            "action = {'type': 'ir.actions.act_window_close', 'mailroom_retired': len(older)}\n"
-            "older.unlink()\n"
-        )
-        retired = self._from_inside(user, code)["mailroom_retired"]
-        if retired:
-            self.changes.append(Change(f"{self.where}.gateway keys", str(retired + 1), "1"))
+    def _empty_domains(self) -> None:
+        """Take the aliases out of the domains that were made: Odoo keeps a domain that has any.
 
-    def _from_inside(self, user: int, code: str) -> dict[str, Any]:
-        """Run code about the keys of a user inside Odoo; it has `bot`, `keys` and the bot's `former` ones of our name.
-
-        Odoo has no public method for keys: a server action, which only Settings administrators may run and which is
-        removed right away, does it (odoo/addons/base/models/res_users.py, res.users.apikeys._generate).
+        The first domain was given to all aliases by Odoo itself, when it was made (mail.alias.domain.create). They get
+        the domain of a company before, or none.
         """
-        leftover = self.found.get(("ir.actions.server", KEY_MAKER))
-        if leftover:
-            self.odoo.call("ir.actions.server", "unlink", [leftover["id"]])
-        values = {
-            "name": KEY_MAKER,
-            "model_id": self.thread,
-            "state": "code",
-            "code": f"bot = env['res.users'].browse({user})\n"
-            "keys = env['res.users.apikeys'].sudo()\n"
-            f"former = keys.search([('user_id', '=', bot.id), ('name', '=', {KEY_NAME!r})])\n" + code,
-            self.features.groups("ir.actions.server"): [[6, 0, [self.base["group_system"]]]],
-        }
-        maker = self.odoo.create("ir.actions.server", values)
-        try:
-            return dict(self.odoo.call("ir.actions.server", "run", [maker]))
-        finally:
-            self.odoo.call("ir.actions.server", "unlink", [maker])
-
-    def _apply_aliases(self) -> None:
-        for domain in self.settings["domains"]:
-            for alias in domain.get("aliases") or []:
-                wanted: dict[str, Any] = {"alias_name": alias["name"]}
-                if self.features.alias_domains:
-                    wanted["alias_domain_id"] = self.domain_refs[domain["name"]]
-                if alias.get("contact"):
-                    wanted["alias_contact"] = alias["contact"]
-                what = f"domains[{domain['name']}].aliases[{alias['name']}]"
-                try:
-                    self.ensure(what, alias["model"], self.found[alias["model"], alias["record"]], wanted)
-                except Refused as error:
-                    self._refused(error)
+        if not self.aliases:
+            return
+        links = [values["alias_domain_id"] for _, values in self.notes.values.values() if "alias_domain_id" in values]
+        link = next((link for link in links if link), False)
+        ours = [record for _, model, record in self.made if model == "mail.alias.domain"]
+        names = ", ".join(record["name"] for record in ours)
+        self._change("aliases.alias_domain_id", names, show("", link))
+        if not self.check_mode:
+            wanted = [["id", "in", self.aliases], ["alias_domain_id", "in", [record["id"] for record in ours]]]
+            left = [alias["id"] for alias in self.odoo.search_read("mail.alias", wanted, ["alias_name"])]
+            self.odoo.call("mail.alias", "write", left, {"alias_domain_id": plain(link)})
 
     # Testing
 
     def test(self) -> None:
         """Run Odoo's Test Connection and Test & Confirm on every server. Check mode only tells what they would set."""
-        for outgoing, incoming in self.servers:
-            host = outgoing["smtp_host"]
-            server = self.found["fetchmail.server", incoming["name"]]
-            if server["state"] != "done":
-                self.changes.append(Change(f"{self.where}.incoming server {host}.state", server["state"], "done"))
-            if self.check_mode:
-                continue
-            outgoing_id = self.found["ir.mail_server", outgoing["name"]]["id"]
-            self._test("smtp", host, "ir.mail_server", "test_smtp_connection", outgoing_id)
-            self._test("imap", host, "fetchmail.server", "button_confirm_login", server["id"])
+        for item in self.incoming:
+            state = self.records.found.get((item.model, item.name), {}).get("state", "draft")
+            if state != "done":
+                self._change(f"{item.what}.state", state, "done")
+        if self.check_mode:
+            return
+        for item in self.outgoing:
+            self._test("smtp", item.wanted["smtp_host"], item, "test_smtp_connection")
+        for item in self.incoming:
+            self._test("imap", item.wanted["server"], item, "button_confirm_login")
 
-    def _test(self, kind: str, host: str, model: str, method: str, identity: int) -> None:
+    def _test(self, kind: str, host: str, item: Item, method: str) -> None:
+        identity = self.records.identity(item.model, item.name)
         try:
-            self.odoo.call(model, method, [identity], timeout=TEST_SECONDS)
+            self.odoo.call(item.model, method, [identity], timeout=TEST_SECONDS)
         except OdooError as error:
             self.tests[kind] = "failed"
             button, server = ("Test Connection", "outgoing") if kind == "smtp" else ("Test & Confirm", "incoming")
@@ -773,6 +633,13 @@ def main() -> None:
         "password": {"type": "str", "required": True, "no_log": True},
         "ca_file": {"type": "str"},
         "domains": {"type": "list", "elements": "dict", "required": True},
+        "queue_minutes": {"type": "int"},
+        "fetch_minutes": {"type": "int"},
+        "loop_minutes": {"type": "int"},
+        "loop_threshold": {"type": "int"},
+        "allowed_senders": {"type": "list", "elements": "str"},
+        "allowed_domains": {"type": "list", "elements": "str"},
+        "mass_mailing_server": {"type": "dict"},
     }
     module = AnsibleModule(
         {
@@ -783,6 +650,7 @@ def main() -> None:
             "gateway_code": {"type": "str", "required": True},
             "secrets_directory": {"type": "path", "required": True, "no_log": False},
             "gateway_key": {"type": "str", "choices": ["keep", "renew", "retire"], "default": "keep", "no_log": False},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "timeout": {"type": "int", "default": 20},
         },
         supports_check_mode=True,
@@ -791,13 +659,17 @@ def main() -> None:
     module.no_log_values.clear()
     pairs = zip(module.params["databases"], module.params["mailbox_passwords"], strict=True)
     databases = [Database(settings, password, module.params, module.check_mode) for settings, password in pairs]
-    if on_all(databases, Database.read) and on_all(databases, Database.apply):
+    if module.params["state"] == "absent":
+        if on_all(databases, Database.read_for_removal):
+            on_all(databases, Database.remove)
+    elif on_all(databases, Database.read) and on_all(databases, Database.apply):
         on_all(databases, Database.test)
     changes = [change for database in databases for change in database.changes]
     module.exit_json(
         changed=bool(changes),
         changes=[change.line() for change in changes],
         problems=[problem for database in databases for problem in database.problems],
+        advice=[line for database in databases for line in database.advice],
         gateways={database.name: database.gateway for database in databases},
         tests={database.name: database.tests for database in databases},
         diff={

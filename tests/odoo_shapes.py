@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Fields = Mapping[str, Mapping[str, str]]  # model: {field: type}
 
@@ -48,7 +48,9 @@ BASE: Fields = {
         "active": "boolean",
         "share": "boolean",
         "groups_id": "many2many",
+        "partner_id": "many2one",
     },
+    "res.partner": {"name": "char"},
     "res.users.apikeys": {"name": "char", "user_id": "many2one"},
     "ir.actions.server": {
         "name": "char",
@@ -65,6 +67,9 @@ BASE: Fields = {
     "crm.team": {"name": "char", "alias_id": "many2one", "alias_name": "char", "alias_contact": "selection"},
     "project.project": {"name": "char", "alias_id": "many2one", "alias_name": "char", "alias_contact": "selection"},
 }
+
+# An app that not every Odoo has, and not the test hosts'.
+MASS_MAILING: Fields = {"mailing.mailing": {"mail_server_id": "many2one"}}
 
 # Values of selections that are written or compared; there may be more.
 CHOICES: Mapping[tuple[str, str], frozenset[str]] = {
@@ -147,8 +152,11 @@ class Shape:
 
     def without(self, model: str) -> Shape:
         """This version where the model's app is not installed."""
-        rest = {name: fields for name, fields in self.fields.items() if name != model}
-        return Shape(self.major, rest, self.choices, self.json2)
+        return replace(self, fields={name: fields for name, fields in self.fields.items() if name != model})
+
+    def including(self, app: Fields) -> Shape:
+        """This version where one more app is installed."""
+        return replace(self, fields={**self.fields, **app})
 
 
 @functools.cache
