@@ -116,10 +116,11 @@ def lines(records: Iterable[Mapping[str, Any]], zone: str) -> list[str]:
 class Tree:
     """The root, `test.`, the zones below it, and reverse zones, on one Knot; and one that has none of them.
 
-    ports: by the address that a name server has in DNS, the port of 127.0.0.1 that stands for it.
+    key: secret of the key `mailroom` that may update the zones, empty for none. ports: by the address that a name
+    server has in DNS, the port of 127.0.0.1 that stands for it.
     """
 
-    def __init__(self, directory: Path, zones: Sequence[Zone]) -> None:
+    def __init__(self, directory: Path, zones: Sequence[Zone], key: str = "") -> None:
         self.directory = directory
         self.ports = {address: free_port() for address in (SERVER, LAME, DEAD)}
         self.root = Zone(".")
@@ -131,7 +132,20 @@ class Tree:
         for name, text in files.items():
             (directory / f"{name}zone").write_text(text, encoding="utf-8")
         served = [f"  - domain: {name}\n    storage: {directory}\n    file: {name}zone\n" for name in files]
-        self._configure("knot", SERVER, "zone:\n" + "".join(served))
+        updates = f"""\
+            key:
+              - id: mailroom
+                algorithm: hmac-sha256
+                secret: {key}
+            acl:
+              - id: mailroom
+                key: mailroom
+                action: [query, update]
+            template:
+              - id: default
+                acl: mailroom
+        """
+        self._configure("knot", SERVER, f"{textwrap.dedent(updates) if key else ''}zone:\n{''.join(served)}")
         self._configure("lame", LAME, "")
 
     def _configure(self, name: str, address: str, zones: str) -> None:
