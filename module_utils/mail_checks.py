@@ -262,6 +262,8 @@ def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterat
         text = f"holds {len(found)} records, where one is allowed: keep ours"
     elif check == "DKIM" and any(_squeezed(value) in map(_squeezed, wanted) for value in found):
         text = f"holds our key with spaces inside, as forms that split it make: {remedy}"
+    elif check == "DKIM" and any(_key(value) in map(_key, wanted) for value in found):
+        text = f"holds our key, but is {there}: {remedy}"
     elif check == "DKIM" and found:
         text = f"is not the key that the mail host signs with: {remedy}"
     elif found:
@@ -511,6 +513,12 @@ def _shown_name(one: Wanted) -> str:
 
 def _squeezed(value: str) -> str:
     return "".join(value.split())
+
+
+def _key(value: str) -> str:
+    """Answer the public key in a DKIM record (RFC 6376 section 3.6.1)."""
+    tags = dict(tag.partition("=")[::2] for tag in _squeezed(value).split(";"))
+    return tags.get("p", "")
 
 
 def _short(text: str) -> str:

@@ -105,6 +105,7 @@ SOA_8 = frozenset({"ns1.example.com. hostmaster.example.com. 8 3600 600 86400 60
         (spf("some text"), "SPF", "fails", "none (example.com has no SPF record): run site.yml"),
         ({("example.com.", "TXT"): Answer("SERVFAIL")}, "SPF", "unknown", "the resolver answers SERVFAIL"),
         ({DKIM: Answer(values=(GOOD[DKIM].values[0].replace("QAB", "Q AB"),))}, "DKIM", "fails", "spaces inside"),
+        ({DKIM: Answer(values=(f"v=DKIM1; t=y; p={KEY}",))}, "DKIM", "fails", 'our key, but is "v=DKIM1; t=y; p='),
         ({DKIM: Answer(values=("v=DKIM1; p=another",))}, "DKIM", "fails", "not the key that the mail host signs with"),
         ({DKIM: Answer(values=("v=DKIM1; p=another", *GOOD[DKIM].values))}, "DKIM", "fails", "holds 2 records"),
         ({DKIM: Answer("NXDOMAIN")}, "DKIM", "fails", "is not there: run site.yml"),
