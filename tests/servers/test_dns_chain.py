@@ -83,6 +83,8 @@ class Verify:
             "resolver": "127.0.0.1",
             "resolver_port": port or self.resolvers.right,
             "issuer": "",
+            "policy": "",
+            "ca_file": "",
             "block_lists": [],
             "timeout": timeout,
         }
