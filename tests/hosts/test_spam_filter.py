@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email.policy
 import email.utils
 import os
 import re
 import smtplib
-from collections.abc import Iterator
+import textwrap
+import uuid
+from collections.abc import Callable, Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
+import dkim  # type: ignore[import-untyped]
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from imapclient import IMAPClient  # type: ignore[import-untyped]
 
 from tests.story import ROOT, WAIT, Hosts, wait_for_message
@@ -26,11 +32,6 @@ OURS = f"sales@{DOMAIN}"
 STRICT = "somebody@customer.example"  # its DMARC policy is to refuse what is not its own
 CAREFUL = "somebody@careful.customer.example"  # its policy is to mark it
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
-ARC = {
-    "ARC-Authentication-Results": "i=1; forwarder.example; dmarc=pass header.from=customer.example",
-    "ARC-Message-Signature": "i=1; a=rsa-sha256; c=relaxed/relaxed; d=customer.example; s=arc; h=from; bh=AAAA; b=AAAA",
-    "ARC-Seal": "i=1; a=rsa-sha256; cv=none; d=customer.example; s=arc; t=1; b=AAAA",
-}
 
 
 def message(sender: str, to: str = POSTMASTER, text: str = "Good day", **headers: str) -> EmailMessage:
@@ -149,14 +150,43 @@ def test_who_wants_the_answer_at_a_free_mailbox_is_seen() -> None:
     assert "FREEMAIL_REPLYTO(" in line, line
 
 
-def test_a_forwarder_s_seal_is_verified() -> None:
+@pytest.fixture(scope="module")
+def forwarder() -> Iterator[Callable[[EmailMessage], bytes]]:
+    """Seals a message (RFC 8617) as a forwarder would who found its sender to be right; unbound has its key."""
+    own, name = rsa.generate_private_key(65537, 2048), f"{uuid.uuid4().hex}.example"
+    pem = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    public = own.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    strings = textwrap.wrap(f"v=DKIM1;p={base64.b64encode(public).decode()}", 255)
+    record = " ".join(f'"{string}"' for string in strings)
+    HOSTS.ssh(HOSTS.mail, f"unbound-control local_data 'arc._domainkey.{name}. 60 IN TXT {record}'")
+
+    def seal(made: EmailMessage) -> bytes:
+        found = f"Authentication-Results: {name}; dmarc=pass header.from={made['From'].rpartition('@')[2]}\r\n"
+        raw = found.encode() + made.as_bytes(policy=email.policy.SMTP)
+        covered = [b"from", b"to", b"subject", b"date", b"message-id"]
+        fields = dkim.arc_sign(raw, b"arc", name.encode(), own.private_bytes(*pem), name.encode(), covered)
+        return b"".join(fields) + raw
+
+    yield seal
+    HOSTS.ssh(HOSTS.mail, f"unbound-control local_data_remove arc._domainkey.{name}")
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(b"Good day", "arc=pass"), (b"Bad day", "arc=(fail|reject)")])
+def test_a_forwarder_s_seal_is_verified(
+    forwarder: Callable[[EmailMessage], bytes], change: bytes, verdict: str
+) -> None:
     sealed = message("somebody@stranger.example")
-    for name, value in ARC.items():
-        sealed[name] = value
-    assert send(sealed.as_bytes())[0] == 250
+    assert send(forwarder(sealed).replace(b"Good day", change))[0] == 250
     with arrived(sealed["Message-ID"]) as received:
-        assert "arc=fail" in verdicts(received) or "arc=reject" in verdicts(received), verdicts(received)
+        assert re.search(verdict, verdicts(received)), verdicts(received)
         assert not received.get_all("X-Spam")
+
+
+def test_what_a_forwarder_says_of_a_strict_domain_is_not_believed(forwarder: Callable[[EmailMessage], bytes]) -> None:
+    """There is no list of forwarders: anybody can seal."""
+    assert send(forwarder(message(STRICT)))[0] == 554
+    code, text = send(forwarder(message(f"boss@{DOMAIN}")))
+    assert (code, b"this From address is ours" in text) == (554, True), text
 
 
 def test_our_mail_has_two_signatures_and_either_kind_of_receiver_believes_it() -> None:
