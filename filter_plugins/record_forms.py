@@ -47,14 +47,18 @@ def record_forms(
     domains: those of the mail. zones: the names of those that are updated for us. findings: of the module dns_verify.
     """
     seen = {finding["record"]: finding for finding in findings if finding.get("record")}
-    ours = [f".{zone.lower().rstrip('.')}" for zone in zones]
     forms = [
         _form(rrset, value, domains, seen.get(f"{rrset['name']} {rrset['type']}", {}))
-        for rrset in rrsets
-        if not any(f".{_bare(rrset['name'])}".endswith(zone) for zone in ours)
+        for rrset in outside_zones(rrsets, zones)
         for value in rrset["values"]
     ]
     return sorted(forms, key=lambda form: (form["place"] == "", form["place"], form["name"] != form["place"]))
+
+
+def outside_zones(rrsets: Iterable[Mapping[str, Any]], zones: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Those of `rrsets` (see mail_rrsets) that lie in none of `zones`."""
+    ours = [f".{_bare(zone)}" for zone in zones]
+    return [rrset for rrset in rrsets if not any(f".{_bare(rrset['name'])}".endswith(zone) for zone in ours)]
 
 
 def _form(rrset: Mapping[str, Any], value: str, domains: Sequence[str], finding: Mapping[str, str]) -> Form:
@@ -104,4 +108,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"record_forms": record_forms}
+        return {"outside_zones": outside_zones, "record_forms": record_forms}

@@ -358,7 +358,11 @@ def prepare(zone: Zone, wanted: Sequence[Wanted], ledger: Ledger, policy: Policy
 
     wanted, ledger: what belongs to this zone. timeout: seconds that the server may take to answer.
     """
-    server = Server(zone.server, zone.port, timeout, _key(zone))
+    return prepare_at(Server(zone.server, zone.port, timeout, _key(zone)), zone, wanted, ledger, policy)
+
+
+def prepare_at(server: Server, zone: Zone, wanted: Sequence[Wanted], ledger: Ledger, policy: Policy) -> Draft:
+    """Observe a zone at a server and plan its changes; see `prepare`. Raises ZoneError."""
     if any(one.signed for one in wanted) and not server.ask([(zone.name, "DNSKEY")]):
         wanted = [one for one in wanted if not one.signed]
     return _drafted(zone, server, wanted, ledger, policy, observe(server, zone, wanted, ledger))
