@@ -6,7 +6,7 @@ in lower case, with the final dot. TTLs are seconds. What we wrote is remembered
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -135,7 +135,7 @@ def plan(
         if one.type in ("A", "AAAA") and one.name in policy.apexes and before and before.values == one.rrset.values:
             continue
         try:
-            _check_allowed(one, observed, policy)
+            _check_allowed(one, asked | observed.keys(), observed, policy)
             if one.shared:
                 after, owned = _shared(one, before, ledger, policy)
             else:
@@ -186,8 +186,8 @@ class _Conflict(Exception):
     """Why a set must not be touched, in one line with the remedy."""
 
 
-def _check_allowed(one: Wanted, observed: Mapping[Key, RRset], policy: Policy) -> None:
-    """Raise _Conflict when a set must not be published at its name at all."""
+def _check_allowed(one: Wanted, known: Set[Key], observed: Mapping[Key, RRset], policy: Policy) -> None:
+    """Raise _Conflict when a set must not be published at its name at all. known: what is there, and what shall be."""
     if one.type not in TYPES:
         raise _Conflict(f"{one.name} {one.type} is no type of record for mail: take it out of the wanted records")
     if one.type in ("A", "AAAA") and one.name in policy.apexes:
@@ -201,7 +201,9 @@ def _check_allowed(one: Wanted, observed: Mapping[Key, RRset], policy: Policy) -
             f"{one.name} is a CNAME of {', '.join(sorted(alias.values))} and cannot hold anything else: "
             "delete the CNAME, or choose another name"
         )
-    others = sorted(kind for name, kind in observed if name == one.name and kind != "CNAME")
+    others = sorted(kind for name, kind in known if name == one.name and kind != "CNAME")
+    if one.name in policy.apexes:
+        others += ["SOA"]
     if one.type == "CNAME" and others:
         raise _Conflict(
             f"{one.name} has {', '.join(others)} and cannot be a CNAME too: delete these, or choose another name"
