@@ -272,6 +272,9 @@ class NameServer:
                 self.settle(zone)
 
 
+StartNameServer = Callable[[str], NameServer]
+
+
 @contextmanager
 def running(kind: str, directory: Path, configuration: str = "") -> Iterator[NameServer]:
     """Run a name server as long as it is needed, whatever happens."""

@@ -1,4 +1,4 @@
-"""Real and small servers on loopback: this machine's Dovecot, an Odoo that remembers, a token endpoint.
+"""Real and small servers on loopback: Dovecot and name servers of this machine, an Odoo that remembers, and others.
 
 Dovecot is started as an ordinary user with a configuration of its own; its service need not run.
 """
@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from lookup_plugins.private_certificate import private_certificate
+from tests.name_servers import NameServer, StartNameServer, running
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENT = "mailroom"
@@ -636,3 +637,27 @@ def _inline(value: object) -> str:
 @pytest.fixture
 def program(tmp_path: Path, dovecot: Dovecot, odoo: Odoo) -> Program:
     return Program(tmp_path / "program", dovecot, odoo)
+
+
+@pytest.fixture(scope="session")
+def start_name_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartNameServer]:
+    """Give a name server of a kind, the same to all tests, with its zones as at the beginning."""
+    servers: dict[str, NameServer] = {}
+    with ExitStack() as stack:
+
+        def given(kind: str) -> NameServer:
+            if kind not in servers:
+                servers[kind] = stack.enter_context(running(kind, tmp_path_factory.mktemp(kind)))
+            server = servers[kind]
+            if not server.process:  # a test has stopped it
+                server.start()
+            server.reset()
+            return server
+
+        yield given
+
+
+@pytest.fixture(params=["knot-signed", "bind-signed", "bind", "powerdns"])
+def name_server(request: pytest.FixtureRequest, start_name_server: StartNameServer) -> NameServer:
+    """One of each kind."""
+    return start_name_server(request.param)

@@ -10,8 +10,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import dns.update
 import pytest
 
 from library import dns_rrsets
-from tests.name_servers import APEX, CONFIGURATIONS, REVERSE, SECRET, NameServer, running
+from tests.name_servers import APEX, CONFIGURATIONS, REVERSE, SECRET, NameServer, StartNameServer, running
 
 if TYPE_CHECKING:
     from module_utils import dns_plan, dns_zone
@@ -34,37 +33,16 @@ DKIM = "mailroom1._domainkey.example.com."
 HOST = "mail.example.com."
 PTR = "25.2.0.192.in-addr.arpa."
 
-Start = Callable[[str], NameServer]
 
-
-@pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """One server of each kind for all tests."""
-    servers: dict[str, NameServer] = {}
-    with ExitStack() as stack:
-
-        def started(kind: str) -> NameServer:
-            if kind not in servers:
-                servers[kind] = stack.enter_context(running(kind, tmp_path_factory.mktemp(kind)))
-            return servers[kind]
-
-        yield started
-
-
-@pytest.fixture(params=["knot-signed", "bind-signed", "bind", "powerdns"])
-def server(request: pytest.FixtureRequest, start: Start) -> NameServer:
-    """A server whose zones are as at the beginning."""
-    found = start(request.param)
-    if not found.process:
-        found.start()
-    found.reset()
-    return found
+@pytest.fixture
+def server(name_server: NameServer) -> NameServer:
+    return name_server
 
 
 @pytest.fixture
-def secondary(start: Start) -> NameServer:
+def secondary(start_name_server: StartNameServer) -> NameServer:
     """A server that has the zones and takes over nothing."""
-    return start("knot")
+    return start_name_server("knot")
 
 
 def rrset(name: str, kind: str, *values: str, shared: bool = False, ttl: int = 3600) -> dict[str, Any]:
@@ -512,8 +490,8 @@ def test_a_zone_that_is_broken_on_its_server_is_told(tmp_path: Path) -> None:
         assert "answers SERVFAIL when asked for 2.0.192.in-addr.arpa. SOA: see its log" in line
 
 
-def test_a_secondary_in_place_of_the_primary_is_told(tmp_path: Path, start: Start) -> None:
-    primaries = f"primaries {{{{ 127.0.0.1 port {start('bind').port} key mailroom; }}}};"
+def test_a_secondary_in_place_of_the_primary_is_told(tmp_path: Path, start_name_server: StartNameServer) -> None:
+    primaries = f"primaries {{{{ 127.0.0.1 port {start_name_server('bind').port} key mailroom; }}}};"
     _, configuration, _ = CONFIGURATIONS["bind"]
     head, _, tail = configuration.partition("zone example.com {{\n")
     reverse = tail[tail.index("zone 2.0.192") :]
@@ -600,7 +578,7 @@ all:
 """
 
 
-@pytest.mark.parametrize("server", ["knot"], indirect=True)
+@pytest.mark.parametrize("name_server", ["knot"], indirect=True)
 def test_the_role_publishes_for_all_hosts_once(server: NameServer, publish: Publisher, tmp_path: Path) -> None:
     inventory = tmp_path / "inventory"
     inventory.mkdir()
