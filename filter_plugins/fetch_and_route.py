@@ -18,6 +18,7 @@ MAILBOX_SETTINGS = (
     "tls",
     "login",
     "auth",
+    "recipient_header",
     "inbox",
     "routed",
     "quarantine",
@@ -37,7 +38,7 @@ def routes(
     protocol, login}}), `found` what preflight found ({database: {former: {domain: [local parts]}}}). An entry has
     `name`, `url`, `protocol`, `login`, `action` (0 while there is none), `domains` (in lower case), `former_names`
     ({address in lower case: address}), `ca_file` (on the mail host, empty for the system's trust), and on the control
-    node `password_source`, `key_source` and `ca_source`.
+    node `password_source` (empty: its mailbox is at a provider), `key_source` and `ca_source`.
     """
     made = []
     for database in databases:
@@ -52,7 +53,7 @@ def routes(
                 "protocol": str(gateway.get("protocol") or "json2"),
                 "login": str(gateway.get("login") or "mailroom-gateway"),
                 "action": int(gateway.get("action_id") or 0),
-                "password_source": f"{secrets_directory}/mailbox-{name}",
+                "password_source": "" if "provider" in database else f"{secrets_directory}/mailbox-{name}",
                 "key_source": f"{secrets_directory}/gateway-{name}",
                 "ca_source": ca_source,
                 "ca_file": f"{CONFIGURATION}/{name}-ca.pem" if ca_source else "",
@@ -157,21 +158,23 @@ def mailbox_files(
 
 
 def secret_files(
-    entries: Iterable[tuple[Mapping[str, Any], str]], texts: Mapping[str, str], check_mode: bool
+    entries: Iterable[Mapping[str, Any]], passwords: Mapping[str, str], texts: Mapping[str, str], check_mode: bool
 ) -> list[dict[str, Any]]:
     """The routes' secrets and certificate authorities as entries of the module host_files.
 
-    Each entry is a route and its mailbox's password; `texts` has the files on the control node by path. In check mode
-    what an earlier role would make may be missing; else raises ValueError with one line.
+    `passwords` are those of the routes' mailboxes on this host, by name; `texts` has the files on the control node by
+    path. In check mode what an earlier role would make may be missing; else raises ValueError with one line.
     """
     files = []
-    for entry, password in entries:
+    for entry in entries:
         name = entry["name"]
         if not check_mode:
             _require(entry, texts)
         secret = {"mode": "0600", "sensitive": True}
         key = texts.get(entry["key_source"], "").strip()
-        files.append({"path": f"{CONFIGURATION}/secrets/mailbox-{name}", "content": f"{password}\n", **secret})
+        if name in passwords:
+            path = f"{CONFIGURATION}/secrets/mailbox-{name}"
+            files.append({"path": path, "content": f"{passwords[name]}\n", **secret})
         files.append({"path": f"{CONFIGURATION}/secrets/gateway-{name}", "content": f"{key}\n", **secret})
         if entry["ca_file"]:
             files.append({"path": entry["ca_file"], "content": texts.get(entry["ca_source"], "")})

@@ -58,6 +58,7 @@ DATABASE_KEYS = (
     "allowed_senders",
     "allowed_domains",
     "mass_mailing_server",
+    "provider",
 )
 DOMAIN_KEYS = (
     "name",
@@ -82,11 +83,28 @@ MAILBOX_KEYS = (
     "auth",
     "password",
     "oauth",
+    "recipient_header",
     "inbox",
     "routed",
     "quarantine",
 )
+GMAIL_POP3 = ("pop.gmail.com", "pop.googlemail.com")
 OAUTH_KEYS = ("token_url", "client_id", "client_secret", "refresh_token", "scope", "grant", "ca_file")
+PRESETS = ("gmail", "microsoft365")  # those of filter_plugins/providers.py, which fills them in
+PROVIDER_KEYS = (
+    "preset",
+    "login",
+    "password",
+    "oauth",
+    "imap",
+    "pop3",
+    "smtp",
+    "ca_file",
+    "recipient_header",
+    "dns",
+)
+SERVER_KEYS = ("host", "port", "tls")
+BEGIN_WITH_TLS, BEGIN_WITHOUT = (465, 993, 995), (25, 110, 143, 587)
 SMARTHOST_KEYS = ("host", "port", "tls", "login", "password", "domains")
 COMPANY_KEYS = ("name", "email")
 MASS_MAILING_KEYS = ("host", "port", "tls", "login", "password")
@@ -468,10 +486,84 @@ def _database_problems(problems: Problems, variable: str, entry: object, domains
     _owner_problems(problems, variable, database)
     _company_problems(problems, variable, database)
     _odoo_setting_problems(problems, variable, database)
+    if "provider" in database:
+        _provider_problems(problems, variable, database)
+
+
+def _server_problems(problems: Problems, where: str, value: object, keys: Sequence[str]) -> Mapping[str, Any]:
+    """One server of a provider, its port and its kind of TLS filled in."""
+    server = problems.dictionary(where, value, keys)
+    if server is None:
+        return {}
+    remedy = "name the provider's server, or give the provider's preset"
+    problems.text(f"{where}.host", server.get("host"), _smarthost_host_problem, remedy)
+    tls = problems.text(f"{where}.tls", server.get("tls"), _one_of("on_connect", "starttls"))
+    port = server.get("port")
+    if tls and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536):
+        problems.add(f"{where}.port", f"{shown(port)} is no port: a number from 1 to 65535")
+    elif tls == "starttls" and port in BEGIN_WITH_TLS:
+        problems.add(f"{where}.tls", f"{port} begins with TLS: leave tls out")
+    elif tls == "on_connect" and port in BEGIN_WITHOUT:
+        problems.add(f"{where}.tls", f"{port} begins without TLS: write starttls")
+    return server
+
+
+def _provider_problems(problems: Problems, variable: str, database: Mapping[str, Any]) -> None:
+    """What keeps a database from having its mailbox and its SMTP at a provider; see with_presets."""
+    where = f"{variable}.provider"
+    provider = problems.dictionary(where, database["provider"], PROVIDER_KEYS)
+    if provider is None:
+        return
+    preset = problems.text(f"{where}.preset", provider.get("preset"), _one_of(*PRESETS))
+    login = problems.text(
+        f"{where}.login", provider.get("login"), missing="give the mailbox's login, mostly its address"
+    )
+    if "imap" in provider and "pop3" in provider:
+        problems.add(f"{where}.pop3", "is given beside imap: fetch by one of the two, imap if there is a choice")
+    protocol = "pop3" if "pop3" in provider else "imap"
+    server = _server_problems(problems, f"{where}.{protocol}", provider.get(protocol), SERVER_KEYS)
+    if protocol == "pop3" and server.get("host") in GMAIL_POP3:
+        problems.add(f"{where}.pop3", "Gmail shows a message only once over POP3: leave it out for IMAP")
+    problems.text(f"{where}.ca_file", provider.get("ca_file"), _ca_file_problem)
+    problems.text(f"{where}.recipient_header", provider.get("recipient_header"), _header_problem)
+    oauth = not is_empty(provider.get("oauth"))
+    if oauth:
+        _oauth_problems(problems, f"{where}.oauth", provider["oauth"])
+    elif preset == "microsoft365":
+        problems.add(
+            f"{where}.oauth", "is missing: Microsoft takes no passwords over IMAP and POP3, give what it grants"
+        )
+    remedy = "" if oauth else "give the login's password, at Gmail an app password, from Ansible Vault"
+    problems.text(f"{where}.password", provider.get("password"), missing=remedy)  # no check, so it is never shown
+    if provider.get("smtp") is not False:
+        smtp = _server_problems(problems, f"{where}.smtp", provider.get("smtp"), (*SERVER_KEYS, "login", "password"))
+        if smtp and login:
+            problems.text(f"{where}.smtp.login", smtp.get("login"), missing="give the login")
+            remedy = "give one (an app password, or a relay's), or smtp: false and connect Odoo's module for it by hand"
+            missing = f"Odoo logs in by password, OAuth needs a person's browser: {remedy}" if oauth else ""
+            problems.text(f"{where}.smtp.password", smtp.get("password"), missing=missing)
+    dns = problems.dictionary(f"{where}.dns", provider.get("dns"), ("mx", "spf", "dkim"))
+    for key in ("mx", "dkim"):
+        for place, name in problems.items(f"{where}.dns.{key}", dns.get(key) if dns else None):
+            problems.text(place, name, missing="remove the empty entry")
+    problems.text(f"{where}.dns.spf", dns.get("spf") if dns else None)
+    for place, domain in problems.items(f"{variable}.domains", database.get("domains")):
+        for key in ("people", "postmaster"):
+            if isinstance(domain, Mapping) and not is_empty(domain.get(key)):
+                problems.add(
+                    f"{place}.{key}", "is the provider's business: make the mailbox or alias there, remove it here"
+                )
+        names = [domain.get(key, key) for key in ("catchall", "bounce")] if isinstance(domain, Mapping) else []
+        own = [f"{name}@{domain.get('name')}" for name in names]
+        if login.lower() in own and preset != "microsoft365" and is_empty(provider.get("recipient_header")):
+            # Odoo takes what is delivered to the catchall for an answer, and tells the sender when it knows no thread.
+            what = "is an address of Odoo's, which all mail in its mailbox would seem to be sent to"
+            remedy = "take a mailbox of another name, or say in recipient_header where the provider notes the address"
+            problems.add(f"{where}.login", f"{shown(login)} {what}: {remedy}")
 
 
 def inventory_problems(databases: object) -> list[str]:
-    """Problems of `odoo_databases`, one line each, [] when there are none. Takes anything, raises nothing."""
+    """Problems of `odoo_databases`, presets filled in, one line each. Takes anything, raises nothing."""
     problems = Problems()
     domains: dict[str, str] = {}
     accounts: dict[str, str] = {}
@@ -484,6 +576,10 @@ def inventory_problems(databases: object) -> list[str]:
                 what = f"{shown(name)} is given twice: the mailbox on the mail host is named after the database"
                 problems.add(f"{variable}.name", f"{what}, rename one")
             accounts[name.lower()] = variable
+    at_provider = [isinstance(entry, Mapping) and "provider" in entry for entry in entries_of(databases)]
+    if any(at_provider) and not all(at_provider):
+        remedy = "give all databases a provider or none: a second inventory is for the others"
+        problems.add("odoo_databases", f"some have a provider, some a mail server of ours: {remedy}")
     _postmaster_problems(problems, databases, domains)
     return problems.lines
 
@@ -522,9 +618,15 @@ def _zone_problem(name: str) -> str:
     return "is no zone: write it in lower case without a dot at its end, such as example.com or 2.0.192.in-addr.arpa"
 
 
-def zone_problems(zones: object) -> list[str]:
-    """Problems of `dns_records_zones`, reading the key files, one line each. Takes anything, raises nothing."""
+def zone_problems(zones: object, read_only: bool = False) -> list[str]:
+    """Problems of `dns_records_zones`, reading the key files, one line each. Takes anything, raises nothing.
+
+    read_only: the records are a provider's, so that there is nothing for us to write.
+    """
     problems = Problems()
+    if read_only and not is_empty(zones):
+        problems.add("dns_records_zones", "is not used: at a provider DNS is only looked at, remove it")
+        return problems.lines
     names: set[str] = set()
     for variable, entry in problems.items("dns_records_zones", zones):
         zone = problems.dictionary(variable, entry, ZONE_KEYS)
@@ -549,6 +651,10 @@ def zone_problems(zones: object) -> list[str]:
 
 def _one_of(*words: str) -> Check:
     return lambda text: "" if text in words else f"cannot be: use one of {', '.join(words)}"
+
+
+def _header_problem(name: str) -> str:
+    return "" if re.fullmatch("[!-9;-~]+", name) else "is no name of a header: write one such as X-Original-To"
 
 
 def _folder_problem(name: str) -> str:
@@ -602,7 +708,7 @@ def mailbox_problems(mailboxes: object, databases: object) -> list[str]:
         host = problems.text(f"{variable}.host", mailbox.get("host"), host_problem, "name the server")
         protocol = mailbox.get("protocol", "imap")
         problems.text(f"{variable}.protocol", protocol, _one_of("imap", "pop3"), "leave it out for imap")
-        if protocol == "pop3" and host in ("pop.gmail.com", "pop.googlemail.com"):
+        if protocol == "pop3" and host in GMAIL_POP3:
             problems.add(f"{variable}.host", "Gmail shows a message only once over POP3: use imap.gmail.com")
         port = mailbox.get("port", 993)
         if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
@@ -611,6 +717,7 @@ def mailbox_problems(mailboxes: object, databases: object) -> list[str]:
         problems.text(f"{variable}.tls", tls, _one_of("on_connect", "starttls"), "leave it out for on_connect")
         problems.text(f"{variable}.ca_file", mailbox.get("ca_file"), _ca_file_problem)
         problems.text(f"{variable}.login", mailbox.get("login"), missing="give the user's name at the server")
+        problems.text(f"{variable}.recipient_header", mailbox.get("recipient_header"), _header_problem)
         for key in ("inbox", "routed", "quarantine"):
             problems.text(f"{variable}.{key}", mailbox.get(key), _folder_problem)
         auth = mailbox.get("auth", "password")
@@ -760,10 +867,13 @@ def _address_problem(version: int) -> Check:
     return check
 
 
-def host_problems(hosts: object, policies: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[str]:
+def host_problems(
+    hosts: object, policies: Mapping[str, Sequence[str]] = MappingProxyType({}), routes_only: bool = False
+) -> list[str]:
     """Problems of mail hosts, one line each; takes their hostvars, with facts of mail_host_facts. Raises nothing.
 
-    policies: the names under which a host serves MTA-STS policies.
+    policies: the names under which a host serves MTA-STS policies. routes_only: they get no mail server, so that nobody
+    has to reach them.
     """
     problems = Problems()
     for host in entries_of(hosts):
@@ -772,10 +882,10 @@ def host_problems(hosts: object, policies: Mapping[str, Sequence[str]] = Mapping
         name = str(host.get("inventory_hostname"))
         if not name.isprintable():
             name = shown(name)
-        if problem := domain_problem(name):
+        if not routes_only and (problem := domain_problem(name)):
             remedy = "name it in the inventory by its full host name, and say where it is in ansible_host"
             problems.add(name, f"{problem.partition(':')[0].replace('domain', 'full host name')}: {remedy}")
-        missing = "give the host's public IPv4 address"
+        missing = "" if routes_only else "give the host's public IPv4 address"
         problems.text(f"mail_host_ipv4 of {name}", host.get("mail_host_ipv4"), _address_problem(4), missing)
         problems.text(f"mail_host_ipv6 of {name}", host.get("mail_host_ipv6"), _address_problem(6))
         facts = host.get("ansible_facts")
@@ -788,7 +898,7 @@ def host_problems(hosts: object, policies: Mapping[str, Sequence[str]] = Mapping
         if facts.get("effective_user_id"):
             problems.add(name, "is entered as a user who is not root: set ansible_user: root, or ansible_become: true")
             continue
-        taken = facts.get("taken_ports")
+        taken = {} if routes_only else facts.get("taken_ports")
         for port, process in taken.items() if isinstance(taken, Mapping) else ():
             if not {"995": host.get("dovecot_pop3"), "443": policies.get(name)}.get(str(port), True):
                 continue

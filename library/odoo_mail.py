@@ -80,15 +80,13 @@ options:
       allowed_senders: {description: Senders whose mails are not counted., type: list, elements: str}
       allowed_domains: {description: Domains of aliases of which only the local part counts., type: list, elements: str}
       mass_mailing_server: {description: "Server for mass mailings, with host, port, tls, login, password.", type: dict}
-  mailbox_passwords:
-    description: For each database, in the same order, the password of its account on the mail hosts.
+      provider: {description: "Not used here, O(servers) are made of it.", type: dict}
+  servers:
+    description:
+      - For each database, in the same order, the list of servers that it sends and receives through, as the filter
+        C(odoo_servers) answers it, the preferred one first.
     type: list
-    elements: str
-    required: true
-  mail_hosts:
-    description: Names of the mail hosts, the preferred one first.
-    type: list
-    elements: str
+    elements: list
     required: true
   gateway_code:
     description: The Python code of the gateway action.
@@ -128,8 +126,7 @@ EXAMPLES = r"""
 - name: Set up Odoo's side
   odoo_mail:
     databases: "{{ odoo_databases }}"
-    mailbox_passwords: ["{{ example_mailbox_password }}"]
-    mail_hosts: [mail.example.com]
+    servers: "{{ odoo_databases | odoo_servers(['mail.example.com'], {'prod': example_mailbox_password}) }}"
     gateway_code: "{{ lookup('ansible.builtin.file', 'gateway_action.py') }}"
     secrets_directory: "{{ secrets_directory }}"
   delegate_to: localhost
@@ -170,9 +167,17 @@ tests:
 TEST_SECONDS = 150  # Odoo itself waits up to 60 s for each step of a connection
 
 
-def remedy(message: str, host: str) -> str:
-    """What to do about Odoo's complaint about a mail host."""
+def remedy(message: str, host: str, ours: bool = True) -> str:
+    """What to do about Odoo's complaint about a mail host, of ours or a provider's."""
     text = message.lower()
+    if not ours:
+        if "certificate" in text or "ssl" in text:
+            return (
+                f"Odoo's machine must trust the authority of {host}'s certificate: add it to its system's trust store"
+            )
+        if "authentication" in text or "535" in text or "login" in text:
+            return "correct login and password; Gmail wants an app password, Microsoft 365 has to allow SMTP AUTH"
+        return f"see whether {host} is the provider's server, and lets this login send for the domain"
     if "certificate" in text or "ssl" in text:
         return (
             f"Odoo's machine must trust the authority of {host}'s certificate: list it under odoo_hosts in the "
@@ -192,12 +197,12 @@ def remedy(message: str, host: str) -> str:
 class Database:
     """One database: read() what is there, apply() what differs, test() the result; or remove() what was made."""
 
-    def __init__(self, settings: Record, password: str, params: Record, check_mode: bool) -> None:
-        """`settings` is one of the databases, `password` that of its account on the mail hosts."""
+    def __init__(self, settings: Record, servers: Sequence[Record], params: Record, check_mode: bool) -> None:
+        """`settings` is one of the databases, `servers` those that it sends and receives through."""
         self.name: str = settings["name"]
         self.where = f"odoo_databases[{self.name}]"
         self.settings = settings
-        self.account = {"login": self.name, "password": password}
+        self.servers = servers
         self.params = params
         self.check_mode = check_mode
         self.problems: list[str] = []
@@ -211,6 +216,7 @@ class Database:
         self.features: odoo_wanted.Features
         self.records: Records
         self.items: list[Item] = []  # all that is wanted, in the order in which it is made
+        self.ours = all(pair["ours"] for pair in servers)
         self.outgoing: list[Item] = []
         self.incoming: list[Item] = []
 
@@ -337,17 +343,18 @@ class Database:
             self.advice.append(f"{self.where}.company {name}: {text}: {cure}")
 
     def _read_servers(self) -> None:
-        hosts = self.params["mail_hosts"]
-        servers = odoo_wanted.server_items(hosts, self.names, self.account, self.features)
-        self.outgoing, self.incoming = [pair[0] for pair in servers], [pair[1] for pair in servers]
-        self.items += [item for pair in servers for item in pair]
+        outgoing, incoming = ([pair[way] for pair in self.servers if pair[way]] for way in ("outgoing", "incoming"))
+        self.outgoing = odoo_wanted.outgoing_items(outgoing, self.names, self.features)
+        self.incoming = odoo_wanted.incoming_items(incoming)
+        self.items += [*self.outgoing, *self.incoming]
         server = self.settings.get("mass_mailing_server")
         if server:
-            if not server.get("login") and server["host"] not in hosts:
+            account = next((known for known in outgoing if known["host"] == server["host"]), None)
+            if not server.get("login") and not account:
                 text = f"{server['host']} is none of the mail hosts"
                 self.problem("mass_mailing_server.login", text, "give login and password at that server")
-            login = {} if server.get("login") else self.account
-            items = odoo_wanted.mass_mailing_items({**server, **login}, self.names, self.features)
+            login = {key: (account or server).get(key) for key in ("login", "password")}
+            items = odoo_wanted.mass_mailing_items({**login, **server}, self.names, self.features)
             self.outgoing.append(items[0])
             self.items += items
         for item in self.outgoing[-1:]:
@@ -356,7 +363,9 @@ class Database:
             return
         for item in self.incoming[-1:]:
             fields = [*item.wanted, "state"]
-            rows = self.odoo.search_read(item.model, [["server", "in", hosts]], fields)
+            rows = self.odoo.search_read(
+                item.model, [["server", "in", [server["host"] for server in incoming]]], fields
+            )
             self.records.keep(item.model, rows)
             ours = {self.records.identity(item.model, item.name) for item in self.incoming}
             others = [row for row in rows if row["active"] and row["id"] not in ours]
@@ -611,7 +620,9 @@ class Database:
         except OdooError as error:
             self.tests[kind] = "failed"
             button, server = ("Test Connection", "outgoing") if kind == "smtp" else ("Test & Confirm", "incoming")
-            self.problem(f"{server} server {host}", f"Odoo's {button} says: {error}", remedy(str(error), host))
+            self.problem(
+                f"{server} server {host}", f"Odoo's {button} says: {error}", remedy(str(error), host, self.ours)
+            )
         else:
             if self.tests[kind] == "skipped":
                 self.tests[kind] = "passed"
@@ -640,13 +651,13 @@ def main() -> None:
         "allowed_senders": {"type": "list", "elements": "str"},
         "allowed_domains": {"type": "list", "elements": "str"},
         "mass_mailing_server": {"type": "dict"},
+        "provider": {"type": "dict"},
     }
     module = AnsibleModule(
         {
             # no_log keeps the passwords out of the control node's syslog ...
             "databases": {"type": "list", "elements": "dict", "required": True, "no_log": True, "options": options},
-            "mailbox_passwords": {"type": "list", "elements": "str", "required": True, "no_log": True},
-            "mail_hosts": {"type": "list", "elements": "str", "required": True},
+            "servers": {"type": "list", "elements": "list", "required": True, "no_log": True},
             "gateway_code": {"type": "str", "required": True},
             "secrets_directory": {"type": "path", "required": True, "no_log": False},
             "gateway_key": {"type": "str", "choices": ["keep", "renew", "retire"], "default": "keep", "no_log": False},
@@ -657,8 +668,8 @@ def main() -> None:
     )
     # ... but it would also blank every name in the answer, which holds nothing secret and leaves the arguments out.
     module.no_log_values.clear()
-    pairs = zip(module.params["databases"], module.params["mailbox_passwords"], strict=True)
-    databases = [Database(settings, password, module.params, module.check_mode) for settings, password in pairs]
+    pairs = zip(module.params["databases"], module.params["servers"], strict=True)
+    databases = [Database(settings, servers, module.params, module.check_mode) for settings, servers in pairs]
     if module.params["state"] == "absent":
         if on_all(databases, Database.read_for_removal):
             on_all(databases, Database.remove)

@@ -224,35 +224,34 @@ def outgoing(name: str, host: str, domains: Sequence[str], login: Record, featur
     return values
 
 
-def server_items(
-    hosts: Sequence[str], domains: Sequence[str], login: Record, features: Features
-) -> list[tuple[Item, Item]]:
-    """The outgoing (ir.mail_server) and incoming (fetchmail.server) server for each mail host.
+def outgoing_items(servers: Sequence[Record], domains: Sequence[str], features: Features) -> list[Item]:
+    """The outgoing servers (ir.mail_server), the preferred one first; each has host, port, tls, login and password."""
+    items = []
+    for number, server in enumerate(servers, start=1):
+        host, name = server["host"], f"Mailroom {server['host']}"
+        values = {"sequence": number} | outgoing(name, host, domains, server, features)
+        items.append(Item(f"outgoing server {host}", "ir.mail_server", name, values, ours=True))
+    return items
 
-    `login` is that of the database's account on the mail hosts.
-    """
-    servers = []
-    for number, host in enumerate(hosts, start=1):
-        name = f"Mailroom {host}"
-        incoming = {
+
+def incoming_items(servers: Sequence[Record]) -> list[Item]:
+    """The incoming servers (fetchmail.server); each has type (imap or pop), host, port, login and password."""
+    items = []
+    for server in servers:
+        name = f"Mailroom {server['host']}"
+        values = {
             "name": name,
             "active": False,  # fetch-and-route fetches; Odoo's cron must not
-            "server_type": "imap",
-            "server": host,
-            "port": 993,
+            "server_type": server["type"],
+            "server": server["host"],
+            "port": server["port"],
             "is_ssl": True,
-            "user": login["login"],
-            "password": login["password"],
+            "user": server["login"],
+            "password": server["password"],
             "object_id": False,  # new threads come from aliases alone
         }
-        values = {"sequence": number} | outgoing(name, host, domains, login, features)
-        servers.append(
-            (
-                Item(f"outgoing server {host}", "ir.mail_server", name, values, ours=True),
-                Item(f"incoming server {host}", "fetchmail.server", name, incoming, ours=True),
-            )
-        )
-    return servers
+        items.append(Item(f"incoming server {server['host']}", "fetchmail.server", name, values, ours=True))
+    return items
 
 
 def mass_mailing_items(server: Record, domains: Sequence[str], features: Features) -> list[Item]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from filter_plugins.providers import odoo_servers
 from library.odoo_mail import Database, on_all
 from tests.story import ROOT, Hosts, Odoo
 
@@ -84,7 +85,8 @@ def database(inventory: Path, check_mode: bool = False) -> Database:
     facts = yaml.safe_load((inventory / "group_vars" / "all.yml").read_text())
     settings = facts["odoo_databases"][0] | {"ca_file": str(inventory / "secrets" / "ca" / "ca.pem")}
     params = {"secrets_directory": str(inventory / "secrets"), "timeout": 60, "gateway_key": "keep"}
-    return Database(settings, "x" * 40, params | {"mail_hosts": [HOSTS.mail.name], "gateway_code": CODE}, check_mode)
+    (servers,) = odoo_servers([settings], [HOSTS.mail.name], {settings["name"]: "x" * 40})
+    return Database(settings, servers, params | {"gateway_code": CODE}, check_mode)
 
 
 def lines(one: Database) -> list[str]:

@@ -77,7 +77,7 @@ def test_a_former_name_that_means_something_else_today_is_left_alone() -> None:
 
 
 def test_secrets_are_files_of_root_alone() -> None:
-    files = secret_files([(ROUTE, "pass")], TEXTS, check_mode=False)
+    files = secret_files([ROUTE], {"prod": "pass"}, TEXTS, check_mode=False)
     secret = {"mode": "0600", "sensitive": True}
     assert files == [
         {"path": "/etc/fetch-and-route/secrets/mailbox-prod", "content": "pass\n", **secret},
@@ -99,8 +99,8 @@ def test_what_is_missing_is_said_but_not_in_check_mode(
     route: dict[str, Any], texts: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        secret_files([(route, "pass")], texts, check_mode=False)
-    assert len(secret_files([(route, "pass")], texts, check_mode=True)) == 3
+        secret_files([route], {"prod": "pass"}, texts, check_mode=False)
+    assert len(secret_files([route], {"prod": "pass"}, texts, check_mode=True)) == 3
 
 
 PLAIN = {

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from filter_plugins import providers
 from filter_plugins.problems import (
+    PRESETS,
     FilterModule,
     address_problem,
     askable_databases,
@@ -614,6 +616,115 @@ def test_a_host_with_a_problem(changes: dict[str, Any], problem: str) -> None:
 def test_a_host_whose_facts_are_a_problem(facts: dict[str, Any], problem: str) -> None:
     (line,) = host_problems([{**HOST, "ansible_facts": {**HOST["ansible_facts"], **facts}}])
     assert problem in line
+
+
+def test_a_host_that_only_routes_is_asked_for_little() -> None:
+    facts = {**HOST["ansible_facts"], "taken_ports": {"25": "exim4"}}
+    router = {"inventory_hostname": "router", "ansible_facts": facts}
+    assert host_problems([router], routes_only=True) == []
+    assert len(host_problems([router])) == 3
+    (line,) = host_problems([{**router, "ansible_facts": {**facts, "effective_user_id": 7}}], routes_only=True)
+    assert "is entered as a user who is not root" in line
+
+
+GMAIL = {"preset": "gmail", "login": "odoo@example.com", "password": "app-word"}
+GRANTED = {"client_id": "me", "refresh_token": "granted"}
+
+
+def provider_problems(provider: Any, **changes: Any) -> list[str]:
+    """Problems of a database with that provider and one plain domain."""
+    database = {**SOUND, "domains": [{"name": "example.com"}], "provider": provider, **changes}
+    return inventory_problems(providers.with_presets([database]))
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        GMAIL,
+        {**GMAIL, "oauth": GRANTED},
+        {**GMAIL, "smtp": {"host": "smtp-relay.gmail.com", "tls": "starttls"}},
+        {"preset": "gmail", "login": "odoo@example.com", "oauth": GRANTED, "smtp": False},
+        {"preset": "microsoft365", "login": "odoo@example.com", "oauth": GRANTED, "password": "for-smtp"},
+        {"preset": "microsoft365", "login": "catchall@example.com", "oauth": GRANTED, "smtp": False, "pop3": {}},
+        {
+            "login": "odoo",
+            "password": "x",
+            "imap": {"host": "mx.provider.example", "tls": "starttls"},
+            "smtp": {"host": "mx.provider.example", "login": "sender", "password": "y"},
+            "dns": {"mx": ["mx.provider.example"], "spf": "spf.provider.example", "dkim": ["s1"]},
+            "recipient_header": "X-Original-To",
+        },
+    ],
+)
+def test_a_sound_provider_has_no_problem(provider: dict[str, Any]) -> None:
+    assert provider_problems(provider) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"preset": "gmial"}, ".preset: 'gmial' cannot be: use one of gmail, microsoft365"),
+        ({"login": None}, ".login: is missing: give the mailbox's login"),
+        ({"password": None}, ".password: is missing: give the login's password, at Gmail an app password"),
+        ({"preset": None}, ".imap.host: is missing: name the provider's server, or give the provider's preset"),
+        ({"preset": None}, ".smtp.host: is missing: name the provider's server, or give the provider's preset"),
+        ({"imap": {"host": "192.0.2.1"}}, ".imap.host: '192.0.2.1' is an address: write the server's name"),
+        ({"imap": {"port": 143}}, ".imap.tls: 143 begins without TLS: write starttls"),
+        ({"smtp": {"port": 465, "tls": "starttls"}}, ".smtp.tls: 465 begins with TLS: leave tls out"),
+        ({"smtp": {"port": 0}}, ".smtp.port: 0 is no port"),
+        ({"smtp": {"tls": "none"}}, ".smtp.tls: 'none' cannot be: use one of on_connect, starttls"),
+        ({"smtp": True}, ".smtp: is true or false, not a dictionary"),
+        ({"smtp": {"hots": "x"}}, ".smtp: has no 'hots': write host"),
+        ({"pop3": {}, "imap": {}}, ".pop3: is given beside imap: fetch by one of the two"),
+        ({"pop3": {}}, ".pop3: Gmail shows a message only once over POP3: leave it out for IMAP"),
+        ({"preset": "microsoft365"}, ".oauth: is missing: Microsoft takes no passwords over IMAP and POP3"),
+        ({"oauth": {"client_id": "me"}}, ".oauth.refresh_token: is missing"),
+        (
+            {"oauth": GRANTED, "password": None},
+            ".smtp.password: is missing: Odoo logs in by password, OAuth needs a person's browser: give one (an app "
+            "password, or a relay's), or smtp: false and connect Odoo's module for it by hand",
+        ),
+        ({"ca_file": "ca.pem"}, ".ca_file: 'ca.pem' is a relative path"),
+        ({"recipient_header": "To: x"}, ".recipient_header: 'To: x' is no name of a header"),
+        ({"dns": {"spf": 1}}, ".dns.spf: is a number, not text"),
+        ({"dns": ["x"]}, ".dns: is a list, not a dictionary"),
+        ({"login": "Catchall@example.com", "recipient_header": ""}, ".login: 'Catchall@example.com' is an address of"),
+        ({"extra": 1}, ": has no 'extra': it has preset, login, password"),
+    ],
+)
+def test_what_is_wrong_with_a_provider_is_said(changes: dict[str, Any], problem: str) -> None:
+    provider = {key: value for key, value in {**GMAIL, **changes}.items() if value is not None}
+    lines = provider_problems(provider)
+    assert [line for line in lines if f"odoo_databases[prod].provider{problem}" in line]
+    assert not [line for line in lines if "app-word" in line or "granted" in line]
+
+
+def test_what_is_the_provider_s_business_is_refused() -> None:
+    people = [{"name": "anna", "relay_to": "mx.provider.example"}]
+    domain = {"name": "example.com", "people": people, "postmaster": "anna@example.com"}
+    assert provider_problems(GMAIL, domains=[domain]) == [
+        f"{WHERE}.people: is the provider's business: make the mailbox or alias there, remove it here",
+        f"{WHERE}.postmaster: is the provider's business: make the mailbox or alias there, remove it here",
+    ]
+    assert provider_problems(None) == [
+        "odoo_databases[prod].provider: is nothing, not a dictionary: give preset, login, password, oauth, imap, pop3, "
+        "smtp, ca_file, recipient_header, dns"
+    ]
+    (line,) = zone_problems([{"name": "example.com"}], read_only=True)
+    assert line == "dns_records_zones: is not used: at a provider DNS is only looked at, remove it"
+
+
+def test_a_provider_is_for_all_databases_or_for_none() -> None:
+    second = {**SOUND, "name": "second", "domains": [{"name": "second.example.com"}]}
+    first = {**SOUND, "domains": [{"name": "example.com"}], "provider": GMAIL}
+    assert inventory_problems(providers.with_presets([first, second])) == [
+        "odoo_databases: some have a provider, some a mail server of ours: give all databases a provider or none: "
+        "a second inventory is for the others"
+    ]
+
+
+def test_every_preset_is_known() -> None:
+    assert set(PRESETS) == set(providers.PRESETS)
 
 
 def test_a_port_counts_only_where_it_is_used() -> None:

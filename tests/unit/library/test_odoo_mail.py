@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from filter_plugins.providers import odoo_servers
 from library.odoo_mail import Database, on_all, remedy
 from module_utils.odoo_gateway_key import save
 from module_utils.odoo_records import show, signed
@@ -267,7 +268,6 @@ class Lab:
         params = {
             "secrets_directory": str(self.secrets),
             "timeout": 5,
-            "mail_hosts": list(hosts),
             "gateway_code": CODE,
             "gateway_key": gateway_key,
         }
@@ -280,7 +280,8 @@ class Lab:
             **self.more,
         }
         self.odoo.writes.clear()
-        database = Database(settings, MAILBOX_PASSWORD, params, check_mode)
+        (servers,) = odoo_servers([settings], hosts, {"prod": MAILBOX_PASSWORD})
+        database = Database(settings, servers, params, check_mode)
         if remove:
             if on_all([database], Database.read_for_removal):
                 on_all([database], Database.remove)
@@ -1031,6 +1032,46 @@ def test_a_failing_test_says_what_odoo_said_and_what_to_do(lab: Lab) -> None:
 )
 def test_each_complaint_has_its_remedy(said: str, advice: str) -> None:
     assert advice in remedy(said, HOST)
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("(535, b'5.7.139 Authentication unsuccessful')", "Gmail wants an app password"),
+        ("An SSL exception occurred.", "add it to its system's trust store"),
+        ("The server refused the sender address", "lets this login send for the domain"),
+    ],
+)
+def test_a_provider_s_complaint_has_another(said: str, advice: str) -> None:
+    assert advice in remedy(said, "smtp.provider.example", ours=False)
+
+
+@VERSIONS
+def test_a_provider_s_servers_are_set_up_like_ours(make_lab: MakeLab, version: str) -> None:
+    lab = make_lab(version)
+    lab.more = {"provider": {"preset": "gmail", "login": "odoo@example.com", "password": "app"}}
+    database = lab.run()
+    outgoing, incoming = lab.odoo.one("ir.mail_server"), lab.odoo.one("fetchmail.server")
+    assert database.problems == []
+    assert database.tests == {"smtp": "passed", "imap": "passed"}
+    assert {key: outgoing[key] for key in ("name", "smtp_host", "smtp_port", "smtp_user", "smtp_pass")} == {
+        "name": "Mailroom smtp.gmail.com",
+        "smtp_host": "smtp.gmail.com",
+        "smtp_port": 465,
+        "smtp_user": "odoo@example.com",
+        "smtp_pass": "app",
+    }
+    assert (incoming["server"], incoming["port"], incoming["active"]) == ("imap.gmail.com", 993, False)
+    assert lab.lines() == []
+
+
+def test_what_takes_a_browser_is_left_to_people(lab: Lab) -> None:
+    oauth = {"client_id": "me", "refresh_token": "granted"}
+    smtp = {"login": "apikey", "password": "relay", "host": "smtp.relay.example", "tls": "starttls"}
+    lab.more = {"provider": {"preset": "microsoft365", "login": "odoo@example.com", "oauth": oauth, "smtp": smtp}}
+    assert lab.run().tests == {"smtp": "passed", "imap": "skipped"}
+    assert lab.odoo.one("ir.mail_server")["smtp_encryption"].startswith("starttls")
+    assert lab.odoo.records("fetchmail.server") == []
 
 
 def test_a_wrong_login_is_told_without_the_password(lab: Lab) -> None:

@@ -97,6 +97,8 @@ class Mailbox:
     quarantine: str = "Quarantine"
     former_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Addresses used earlier, in lower case, each with the address that took its place."""
+    recipient_header: str = ""
+    """Header in which its server notes the address that a mail was sent to; empty: `Delivered-To`, on top."""
     protocol: Literal["imap", "pop3"] = "imap"
     tls: Literal["on_connect", "starttls"] = "on_connect"
     """TLS from the first byte, or before anything else is said that matters. Without TLS nothing is."""

@@ -156,30 +156,35 @@ def made_message_id(raw: bytes) -> str:
     return f"<{digest.hexdigest()[:40]}@fetch-and-route.invalid>"
 
 
-def recipients(raw: bytes, former_names: Mapping[str, str]) -> list[str]:
-    """The recipient our own server delivered this copy to, under today's name. Empty for mail that it did not deliver.
+def recipients(raw: bytes, former_names: Mapping[str, str], header: str = "") -> list[str]:
+    """The recipient that the mailbox's server delivered this copy to, under today's name. Empty if it does not say.
 
-    `former_names` has addresses in lower case; an extension (`name+extension@`) is kept.
+    `former_names` has addresses in lower case; an extension (`name+extension@`) is kept. `header` is the one that a
+    provider notes it in, wherever it stands: who forges that could have written to the address as well. `Delivered-To`
+    then says nothing, it has the mailbox's own name. Without `header` it is the truth, on top.
     """
-    for field in _trace(split(raw).fields):
-        if field.name == b"delivered-to":
+    fields = split(raw).fields
+    name = header.lower().encode() or b"delivered-to"
+    for field in fields if header else _trace(fields):
+        if field.name == name:
             address = _text(field.value).removeprefix("<").removesuffix(">").strip()
             return [_today(address, former_names)] if address else []
     return []
 
 
-def prepare(copies: Sequence[bytes], former_names: Mapping[str, str]) -> Prepared:
+def prepare(copies: Sequence[bytes], former_names: Mapping[str, str], header: str = "") -> Prepared:
     """Make the message that Odoo is to see of all copies of one mail (of the others the header is enough).
 
-    Exactly one `Delivered-To` names all our true recipients (none, when our server delivered no copy), those with an
-    extension without it, too: Odoo knows `sales`, not `sales+spring`, but Odoo 14 wants its `bounce+12-crm.lead-7`.
-    `Return-Path` is the true one or gone, a missing Message-ID is there; every other byte is the first copy's.
+    Exactly one `Delivered-To` names all our true recipients (none, when no copy says where it was delivered; `header`
+    is as in `recipients`), those with an extension without it, too: Odoo knows `sales`, not `sales+spring`, but Odoo 14
+    wants its `bounce+12-crm.lead-7`. `Return-Path` is the true one or gone, a missing Message-ID is there; every other
+    byte is the first copy's.
     """
     first = copies[0]
     parts = split(first)
     unique: dict[str, str] = {}
     for copy in copies:
-        for address in recipients(copy, former_names):
+        for address in recipients(copy, former_names, header):
             unique.setdefault(address.lower(), address)
     ours = tuple(unique.values())
     head = [field.raw for field in _trace(parts.fields) if field.name == b"return-path"][:1]

@@ -289,7 +289,7 @@ def _read(queue: Queue, batch: Sequence[Mail], mailbox: Mailbox) -> list[tuple[M
         first = bodies.pop(mail.uids[0], None)
         if first is not None:
             copies = [first, *(headers[uid] for uid in mail.uids[1:] if uid in headers)]
-            prepared = prepare(copies, mailbox.former_names)
+            prepared = prepare(copies, mailbox.former_names, mailbox.recipient_header)
             messages.append((mail, dataclasses.replace(prepared, thread=mail.thread)))
     return messages
 
