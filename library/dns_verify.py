@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
-    from module_utils import dns_world, dns_zone, mail_checks
+    from module_utils import dns_world, dns_zone, mail_checks, provider_checks
 else:
     try:
-        from ansible.module_utils import dns_world, dns_zone, mail_checks
+        from ansible.module_utils import dns_world, dns_zone, mail_checks, provider_checks
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
@@ -51,6 +51,11 @@ options:
     elements: dict
     required: true
   domains: {description: The domains of mail., type: list, elements: str, required: true}
+  providers:
+    description: What is wanted of domains whose mail is at a provider, as the filter C(provider_domains) answers it.
+    type: list
+    elements: dict
+    default: []
   zones: {description: Names of the zones that are ours to write., type: list, elements: str, default: []}
   resolver: {description: 'Address of the resolver to ask, by default that of this machine.', type: str, default: ''}
   resolver_port: {description: Its port., type: int, default: 53}
@@ -124,6 +129,7 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     )
     timeout = parameters["timeout"]
     jobs = mail_checks.checks(expected, world)
+    jobs += [job for wished in parameters["providers"] for job in provider_checks.checks(wished, world)]
     jobs += [partial(_certificate, expected, world, host, timeout) for host in hosts]
     jobs += [partial(_policy, expected, world, domain, parameters["ca_file"], timeout) for domain in expected.domains]
     jobs += [
@@ -249,6 +255,7 @@ def main() -> None:
             "records": dicts,
             "hosts": dicts,
             "domains": {"type": "list", "elements": "str", "required": True},
+            "providers": {"type": "list", "elements": "dict", "default": []},
             "zones": texts,
             "resolver": text,
             "resolver_port": {"type": "int", "default": 53},
