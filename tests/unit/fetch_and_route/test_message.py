@@ -109,6 +109,16 @@ def test_mail_that_our_server_did_not_deliver_has_no_recipient() -> None:
     assert prepared.raw == BY_SMTP + AUTHOR + BODY
 
 
+def test_a_provider_notes_the_recipient_in_a_header_of_its_own() -> None:
+    shared = b"Delivered-To: catchall@example.com\r\n"
+    noted = b"X-Original-To: old@example.com\r\n"
+    former = {"old@example.com": "sales@example.com"}
+    assert recipients(shared + BY_SMTP + noted + AUTHOR + BODY, former, "x-original-to") == ["sales@example.com"]
+    assert recipients(shared + BY_SMTP + AUTHOR + BODY, former, "X-Original-To") == [], "that is the mailbox's name"
+    prepared = prepare([shared + BY_SMTP + noted + AUTHOR + BODY], former, "X-Original-To")
+    assert headers(prepared.raw, "Delivered-To") == ["sales@example.com"]
+
+
 @pytest.mark.parametrize(
     ("address", "today"),
     [

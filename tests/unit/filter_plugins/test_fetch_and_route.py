@@ -66,6 +66,13 @@ def test_before_the_first_run_there_is_no_gateway() -> None:
     assert sources([route]) == ["/s/gateway-prod"]
 
 
+def test_a_route_whose_mailbox_is_at_a_provider_has_none_here() -> None:
+    (route,) = routes([{**DATABASE, "provider": {}}], "/s", GATEWAYS, FOUND)
+    assert route == {**ROUTE, "password_source": ""}
+    paths = [file["path"] for file in secret_files([route], {}, TEXTS, check_mode=False)]
+    assert paths == ["/etc/fetch-and-route/secrets/gateway-prod", "/etc/fetch-and-route/prod-ca.pem"]
+
+
 def test_a_former_name_that_means_something_else_today_is_left_alone() -> None:
     domain = {
         "name": "example.com",
@@ -219,6 +226,12 @@ def test_the_configuration_and_the_units_name_them() -> None:
     secrets = "/etc/fetch-and-route/secrets"
     for name in ("mailbox-prod", "gateway-prod", "mailbox-old", "oauth-client-info", "oauth-refresh-info"):
         assert f"LoadCredential={name}:{secrets}/{name}\n" in run
+    values["__fetch_and_route_routes"] = [{**ROUTE, "password_source": ""}]
+    alone = environment.get_template("etc/fetch-and-route/config.toml.j2").render(values)
+    assert [mailbox.name for mailbox in parse(tomllib.loads(alone), "x").mailboxes] == ["old", "info"]
+    unit = environment.get_template("etc/systemd/system/fetch-and-route.service.j2").render(values)
+    assert "mailbox-prod" not in unit
+    assert "gateway-prod" in unit
     assert run.count("managed") == watch.count("managed") == 1
     shared = run[run.index("# A user of its own") :]
     assert shared in watch, "both are locked in alike"
