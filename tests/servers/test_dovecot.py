@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from filter_plugins.fetch_and_route import mailboxes
+from filter_plugins.providers import provider_mailboxes
+
 from .conftest import Dovecot, Endpoint, Odoo, Program, StartDovecot
 
 pytestmark = pytest.mark.hosts
@@ -55,6 +58,33 @@ def test_a_client_opens_a_mailbox_in_its_own_right(
     assert endpoint.forms == [
         {"grant_type": "client_credentials", "client_id": "mailroom", "client_secret": "c-secret", "scope": scope}
     ]
+
+
+@pytest.mark.parametrize(
+    ("preset", "protocol", "scope"),
+    [
+        ("gmail", "imap", None),
+        ("microsoft365", "imap", "https://outlook.office.com/IMAP.AccessAsUser.All offline_access"),
+        ("microsoft365", "pop3", "https://outlook.office.com/POP.AccessAsUser.All offline_access"),
+    ],
+)
+def test_what_a_preset_says_opens_a_mailbox_but_for_the_hosts(
+    dovecot: Dovecot, odoo: Odoo, endpoint: Endpoint, program: Program, preset: str, protocol: str, scope: str | None
+) -> None:
+    here = program.by_token(endpoint)["oauth"]
+    granted = {key: here[key] for key in ("client_id", "client_secret", "refresh_token")}
+    provider = {"preset": preset, "login": "odoo@example.com", "oauth": granted, "smtp": False}
+    provider |= {"pop3": {}} if protocol == "pop3" else {}
+    (made,) = mailboxes(provider_mailboxes([{"name": "prod", "provider": provider}]))
+    settings = {key: made["settings"][key] for key in ("auth", "recipient_header") if key in made["settings"]}
+    login = program.mailbox("prod", protocol, made["settings"]["tls"], oauth=made["oauth"] | here, **settings)
+    program.secret("granted", "r1")
+    endpoint.granted["r1"] = login
+    dovecot.deliver(login, mail("a"))
+    assert program.run().code == 0
+    assert odoo.posted == names("a")
+    (form,) = endpoint.forms
+    assert form.get("scope") == scope
 
 
 @pytest.mark.parametrize("protocol", ["imap", "pop3"])
