@@ -37,7 +37,7 @@ NOT_ALLOWED = {
     "ignore_errors": "use failed_when with the condition that is meant",
 }
 # What these install has no service, or one that only waits for the host's shutdown.
-NO_DAEMON = {"certificate", "unattended_upgrades"}
+NO_DAEMON = {"certificate", "fetch_and_route", "unattended_upgrades"}
 TASK_WORDS = {"block", "rescue", "always"}
 TEMPLATE_CALL = re.compile(r"lookup\('(?:ansible\.builtin\.)?template', *'([^']+)'\)")
 SECRET_NAME = re.compile(r"(^|_)(password|passphrase|secret|api_key|token|private|private_key)(_|$)")
