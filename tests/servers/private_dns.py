@@ -202,8 +202,6 @@ class Tree:
                 trust-anchor: ". DNSKEY {key}"
                 ede: {"yes" if explains else "no"}
                 val-log-level: 0
-                unknown-server-time-limit: 200
-                outbound-msg-retry: 2
                 num-threads: 2
             {"".join(f'    local-zone: "{name}" nodefault{chr(10)}            ' for name in ("test.", *reverse))}
             remote-control:
