@@ -89,8 +89,10 @@ def mailboxes(entries: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 target[key] = secret
                 secrets[secret] = str(content)
         authorities = {}
+        # A database's one mailbox has its name; <name>-ca.pem is then what its Odoo's certificate comes from.
+        kind = "mailbox-ca" if name == entry["database"] else "ca"
         trusted = [
-            (settings, f"{CONFIGURATION}/{name}-ca.pem", entry.get("ca_file")),
+            (settings, f"{CONFIGURATION}/{name}-{kind}.pem", entry.get("ca_file")),
             (oauth, f"{CONFIGURATION}/{name}-token-endpoint.crt", table.get("ca_file")),
         ]
         for target, path, source in trusted:

@@ -166,6 +166,14 @@ def test_a_mailbox_elsewhere_is_told_by_names_of_secrets() -> None:
     assert mailbox_sources([plain, by_token]) == ["/c/provider.pem", "/c/login.pem"]
 
 
+def test_the_authorities_of_a_database_and_of_its_mailbox_are_two_files() -> None:
+    (made,) = mailboxes([{**PLAIN, "name": "prod"}])
+    files = mailbox_files([made], {}, check_mode=True) + secret_files([ROUTE], {}, TEXTS, check_mode=False)
+    paths = [file["path"] for file in files]
+    assert len(set(paths)) == len(paths) == 4
+    assert "/etc/fetch-and-route/prod-mailbox-ca.pem" in paths
+
+
 def test_the_program_understands_what_is_written_for_it() -> None:
     database = {"name": "prod", "url": "https://x", "protocol": "json2", "login": "g", "key": "k", "action": 7}
     table = [
