@@ -26,6 +26,7 @@ SHAPES = {
     "fail2ban_never_ban": (r"[0-9a-zA-Z.:/_-]+", "is no address, network or host name"),
     "unattended_upgrades_reboot_time": (r"([01][0-9]|2[0-3]):[0-5][0-9]|now", "is no time of day: write one as 04:00"),
 }
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 NUMBERS = {
     "postfix_message_size_limit": (100_000, 2**31 - 1),
     "postfix_client_rate_limit": (0, 10**6),
@@ -41,6 +42,8 @@ NUMBERS = {
     "nftables_extra_ports": (1, 65535),
     "nftables_ssh_ports": (1, 65535),
     "rspamd_reject_score": (1, 10**6),
+    "dns_records_dkim_days": (0, 36500),
+    "dns_records_dkim_retired_days": (0, 36500),
 }
 
 
@@ -119,7 +122,21 @@ def setting_problems(hosts: object) -> list[str]:
             if name in host and not ELSEWHERE.fullmatch(name):
                 lines = _value_problems(name, host[name], option, option.get("type", "str"))
                 found |= {f"{name}: {line}": None for line in lines}
+        found |= dict.fromkeys(_queue_problems(host))
     return list(found)
+
+
+def _queue_problems(host: Mapping[str, Any]) -> Iterator[str]:
+    """Whether a DKIM key is still in DNS when the last mail that it signed leaves the queue."""
+    names = ("postfix_queue_lifetime", "dns_records_dkim_retired_days")
+    lifetime, days = (str(host.get(name, specifications()[name]["default"])).strip() for name in names)
+    if re.fullmatch(POSTFIX_TIME, lifetime) and _is("float", days):
+        seconds = int(lifetime.rstrip("smhdw")) * SECONDS[lifetime[-1] if lifetime[-1] in SECONDS else "d"]
+        if float(days) * SECONDS["d"] <= seconds:
+            yield (
+                f"dns_records_dkim_retired_days: {days} is no longer than mail may wait in the queue "
+                f"(postfix_queue_lifetime: {lifetime}): use {seconds // SECONDS['d'] + 2} or more"
+            )
 
 
 class FilterModule:

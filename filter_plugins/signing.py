@@ -4,49 +4,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict
-
-
-class Signer(TypedDict):
-    """A domain that signs, with the selector and the type (`rsa` or `ed25519`) of one of its keys."""
-
-    domain: str
-    selector: str
-    type: str
-
-
-def signing_domains(databases: Iterable[Mapping[str, Any]], selector: str) -> list[Signer]:
-    """Every alias domain of `databases` (the inventory's odoo_databases) with both of its keys.
-
-    Its RSA key has `selector`, which every receiver verifies; its Ed25519 key has another, since whoever does not know
-    RFC 8463 overlooks that signature (its section 3).
-    """
-    names = dict.fromkeys(
-        str(domain["name"]).lower() for database in databases for domain in database.get("domains") or ()
-    )
-    return [
-        {"domain": name, "selector": f"{selector}{suffix}", "type": kind}
-        for name in names
-        for suffix, kind in (("", "rsa"), ("-ed25519", "ed25519"))
-    ]
+from typing import Any
 
 
 def selectors(signers: Iterable[Mapping[str, object]]) -> dict[str, list[str]]:
-    """Each domain that signs, with the selectors of all its keys, in lower case."""
+    """Each domain that signs, with the selectors of all keys that it signs with, in lower case.
+
+    signers: answers of the lookup dkim_selectors, or the like; a key without `signs` signs.
+    """
     found: dict[str, list[str]] = {}
     for signer in signers:
-        found.setdefault(str(signer["domain"]).lower(), []).append(str(signer["selector"]).lower())
+        if signer.get("signs", True):
+            found.setdefault(str(signer["domain"]).lower(), []).append(str(signer["selector"]).lower())
     return found
 
 
-def domain_above(signers: Iterable[Signer], host: str) -> str:
+def key_names(signers: Iterable[Mapping[str, object]]) -> list[str]:
+    """The names in DNS of the keys of signers."""
+    return [f"{signer['selector']}._domainkey.{signer['domain']}".lower() for signer in signers]
+
+
+def domain_above(signers: Iterable[Mapping[str, object]], host: str) -> str:
     """The nearest of the domains above `host`, a full host name; "" when it is in none of them.
 
     It signs the reports of the mail host itself: they come from an address at the host's name, and a signature by the
     domain above is aligned with that (RFC 9989, relaxed alignment).
     """
-    above = [signer["domain"] for signer in signers if host.lower().endswith(f".{signer['domain'].lower()}")]
-    return max(above, key=len, default="").lower()
+    domains = {str(signer["domain"]).lower() for signer in signers}
+    return max((domain for domain in domains if host.lower().endswith(f".{domain}")), key=len, default="")
 
 
 def key_files(keys: Iterable[Mapping[str, str]], directory: str, group: str) -> list[dict[str, Any]]:
@@ -69,8 +54,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
         return {
-            "signing_domains": signing_domains,
             "selectors": selectors,
+            "key_names": key_names,
             "domain_above": domain_above,
             "key_files": key_files,
         }

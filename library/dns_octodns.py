@@ -55,6 +55,7 @@ options:
   adopt: {description: Names whose values of others may be replaced., type: list, elements: str, default: []}
   mx_takeover: {description: Whether MX of others may be replaced., type: bool, default: false}
   spf_consolidate: {description: Whether several SPF records at a name may become one., type: bool, default: false}
+  remove: {description: Names from which what we wrote is taken out., type: list, elements: str, default: []}
   prune: {description: Whether what we wrote is removed when it is wanted no longer., type: bool, default: false}
   timeout: {description: Seconds that a server may take to answer., type: float, default: 10}
   readback_timeout: {description: Seconds until all servers of a zone must show a change., type: float, default: 30}
@@ -95,7 +96,10 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Plan, have octoDNS plan, and carry it out when told; answer what the module answers. Raises Refused."""
     problems: list[str] = []
     names = [dns_zone.checked_name(zone["name"], "zones", problems) for zone in parameters["zones"]]
-    adopt = frozenset(dns_zone.checked_name(name, "adopt", problems) for name in parameters["adopt"])
+    adopt, remove = (
+        frozenset(dns_zone.checked_name(name, option, problems) for name in parameters[option])
+        for option in ("adopt", "remove")
+    )
     zones = [
         dns_zone.Zone(name, zone.get("server", ""), "", "")
         for name, zone in zip(names, parameters["zones"], strict=True)
@@ -105,7 +109,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     if problems:
         raise Refused("\n".join(problems))
     policy = dns_plan.Policy(
-        frozenset(names), adopt, parameters["mx_takeover"], parameters["spf_consolidate"], parameters["prune"]
+        frozenset(names), adopt, remove, parameters["mx_takeover"], parameters["spf_consolidate"], parameters["prune"]
     )
     path = Path(parameters["ledger"])
     try:
@@ -251,6 +255,7 @@ def main() -> None:
             "ledger": path,
             "resolver": {"type": "str", "default": ""},
             "adopt": texts,
+            "remove": texts,
             "mx_takeover": flag,
             "spf_consolidate": flag,
             "prune": flag,

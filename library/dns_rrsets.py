@@ -89,6 +89,7 @@ options:
     default: []
   mx_takeover: {description: Whether MX values of others may be replaced., type: bool, default: false}
   spf_consolidate: {description: Whether several SPF records at a name may become one., type: bool, default: false}
+  remove: {description: Names from which what we wrote is taken out., type: list, elements: str, default: []}
   prune: {description: Whether what we wrote is removed when it is wanted no longer., type: bool, default: false}
   timeout: {description: Seconds that a server may take to answer., type: float, default: 10}
   readback_timeout: {description: Seconds until all servers of a zone must show a change., type: float, default: 30}
@@ -136,11 +137,12 @@ class Refused(Exception):
 def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Publish the records and answer what the module answers. Raises Refused."""
     problems: list[str] = []
-    zones = _zones(parameters["zones"], problems)
+    zones = dns_zone.zones_of(parameters["zones"], problems)
     wanted = dns_zone.wanted_sets(parameters["records"], problems)
     policy = dns_plan.Policy(
         apexes=frozenset(zone.name for zone in zones),
         adopt=frozenset(dns_zone.checked_name(name, "adopt", problems) for name in parameters["adopt"]),
+        remove=frozenset(dns_zone.checked_name(name, "remove", problems) for name in parameters["remove"]),
         mx_takeover=parameters["mx_takeover"],
         spf_consolidate=parameters["spf_consolidate"],
         prune=parameters["prune"],
@@ -174,24 +176,6 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         "leftovers": [" ".join(key) for draft in drafts for key in draft.plan.leftovers],
         "warnings": [*(warning for draft in drafts for warning in draft.plan.warnings), *warnings],
     }
-
-
-def _zones(parameters: Iterable[Mapping[str, Any]], problems: list[str]) -> list[dns_zone.Zone]:
-    """Answer the zones; what is wrong with them is added to problems."""
-    zones = [
-        dns_zone.Zone(
-            name=dns_zone.checked_name(parameter["name"], "zones", problems),
-            server=parameter["server"],
-            port=parameter["port"],
-            key_name=dns_zone.checked_name(parameter["key_name"], "key_name", problems),
-            key_algorithm=parameter["key_algorithm"],
-            key_file=parameter["key_file"],
-        )
-        for parameter in parameters
-    ]
-    names = [zone.name for zone in zones]
-    problems += [f"zones: {name} is there twice: take one out" for name in sorted(set(names)) if names.count(name) > 1]
-    return zones
 
 
 def _ledger(path: Path) -> dict[dns_plan.Key, frozenset[str]]:
@@ -319,6 +303,7 @@ def main() -> None:
             "zones": {"type": "list", "elements": "dict", "required": True, "options": zone},
             "ledger": {"type": "path", "required": True},
             "adopt": {"type": "list", "elements": "str", "default": []},
+            "remove": {"type": "list", "elements": "str", "default": []},
             "mx_takeover": flag,
             "spf_consolidate": flag,
             "prune": flag,

@@ -46,7 +46,9 @@ options:
     choices: [rsa, ed25519]
     default: rsa
   keys:
-    description: Several keys, dictionaries with C(domain), C(selector) and perhaps C(type), answered in this order.
+    description:
+      - Several keys, dictionaries with C(domain), C(selector) and perhaps C(type), answered in this order. C(signs) is
+        for others.
     type: list
     elements: dict
 """
@@ -160,7 +162,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core has no typ
             directory = Path(term).expanduser()
             try:
                 for key in [one] if keys is None else keys:
-                    if {*key, "type"} != {*one}:
+                    if {*key, "type"} - {"signs"} != {*one}:
                         raise ValueError(f"keys holds {key!r}: write domain, selector and type, nothing else")
                     key = {"type": "rsa", **key}
                     results.append(dkim_key(directory, *(str(key[name]) for name in one)))

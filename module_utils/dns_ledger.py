@@ -10,14 +10,15 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from module_utils import durable
     from module_utils.dns_plan import Key
 else:
+    from ansible.module_utils import durable
     from ansible.module_utils.dns_plan import Key
 
 VERSION = 1
@@ -52,17 +53,7 @@ def save(path: Path, ledger: Mapping[Key, frozenset[str]]) -> None:
             return
     records = {f"{name} {kind}": sorted(values) for (name, kind), values in sorted(ledger.items())}
     content = json.dumps({"version": VERSION, "records": records}, indent=2) + "\n"
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    with _opened(path.parent) as directory:
-        os.fsync(directory)
+    durable.replace(path, content)
 
 
 @contextlib.contextmanager

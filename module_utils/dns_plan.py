@@ -54,10 +54,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a person has allowed. apexes: the names of the zones; adopt: names whose foreign values may be replaced."""
+    """What a person has allowed.
+
+    apexes: the names of the zones; adopt: names whose foreign values may be replaced; remove: names at which what we
+    wrote goes, when it is wanted no longer, and prune: all of it.
+    """
 
     apexes: frozenset[str] = frozenset()
     adopt: frozenset[str] = frozenset()
+    remove: frozenset[str] = frozenset()
     mx_takeover: bool = False
     spf_consolidate: bool = False
     prune: bool = False
@@ -153,7 +158,8 @@ def plan(
         bare = Wanted(*key, RRset(before.ttl if before else 0, frozenset()), shared=True)
         after, _ = _shared(bare, before, ledger, policy)
         # Of a host that stays, an address that it has no longer would lead others to nowhere.
-        pruned = policy.prune or (key[1] in _ADDRESSES and any((key[0], kind) in asked for kind in _ADDRESSES))
+        pruned = policy.prune or key[0] in policy.remove
+        pruned = pruned or (key[1] in _ADDRESSES and any((key[0], kind) in asked for kind in _ADDRESSES))
         if before == after or pruned:
             ours = _recorded(ours, key, {})
         else:

@@ -149,6 +149,19 @@ def _tells(response: dns.message.Message) -> bool:
     return response.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN) and bool(response.answer or denied)
 
 
+def servers_of(zone: str, world: World) -> tuple[list[Server], list[str]]:
+    """Answer all name servers of a zone of somebody else, and a line for each whose address cannot be found."""
+    found: list[Server] = []
+    unknown = []
+    for name in world.ask(zone, "NS").values:
+        addresses = [value for kind in ("A", "AAAA") for value in world.ask(name, kind).values]
+        if addresses:
+            found.append(Server(name, 53, world.timeout, address=addresses[0]))
+        else:
+            unknown.append(f"{name} is a name server of {zone}, but its address cannot be found: it was not asked")
+    return found, unknown
+
+
 def reverse(address: str) -> str:
     """Answer the absolute name of an address in the reverse tree."""
     return f"{ipaddress.ip_address(address).reverse_pointer}."

@@ -89,6 +89,24 @@ class Draft:
     plan: Plan
 
 
+def zones_of(parameters: Iterable[Mapping[str, Any]], problems: list[str]) -> list[Zone]:
+    """Answer the zones of the inventory's dns_records_zones; what is wrong with them is added to problems."""
+    zones = [
+        Zone(
+            name=checked_name(parameter["name"], "zones", problems),
+            server=parameter["server"],
+            port=parameter["port"],
+            key_name=checked_name(parameter["key_name"], "key_name", problems),
+            key_algorithm=parameter["key_algorithm"],
+            key_file=parameter["key_file"],
+        )
+        for parameter in parameters
+    ]
+    names = [zone.name for zone in zones]
+    problems += [f"zones: {name} is there twice: take one out" for name in sorted(set(names)) if names.count(name) > 1]
+    return zones
+
+
 def zone_of(name: str, zones: Iterable[Zone]) -> Zone | None:
     """Answer the zone that holds a name: the longest that it ends with, None when there is none."""
     holding = [zone for zone in zones if name == zone.name or name.endswith(f".{zone.name}")]
@@ -403,6 +421,40 @@ def read_back(draft: Draft, timeout: float) -> tuple[list[str], list[str]]:
         if reason
     ]
     return errors, unknown
+
+
+def authoritative(zone: Zone, timeout: float) -> tuple[list[Server], list[str]]:
+    """Answer all name servers of a zone of ours, and a line for each whose address cannot be found.
+
+    Raises ZoneError. timeout: seconds that a server may take to answer.
+    """
+    return _servers(Server(zone.server, zone.port, timeout, _key(zone)), zone)
+
+
+def not_shown(servers: Iterable[Server], zone: str, wanted: Sequence[Wanted]) -> tuple[dict[Key, str], int]:
+    """Answer which sets of a zone not every server shows, with the reason, and how long others may remember others.
+
+    zone: its absolute name. The second answer is in seconds: of a set that was not there the negative TTL (RFC 2308
+    section 5), else the TTL.
+    """
+
+    def look(server: Server) -> tuple[dict[Key, str], int]:
+        try:
+            found = server.ask([*(one.key for one in wanted), (zone, "SOA")])
+        except ZoneError as error:
+            return {one.key: str(error) for one in wanted}, 0
+        late = {
+            one.key: f"{server} does not show {' '.join(one.key)}"
+            for one in wanted
+            if one.key not in found or to_rrset(found[one.key]).values != one.rrset.values
+        }
+        soa = found.get((zone, "SOA"))
+        negative = min(soa.ttl, soa[0].minimum) if soa else 0
+        return late, max([negative, *(found[one.key].ttl for one in wanted if one.key in found)])
+
+    answers = each(servers, look)
+    reasons = {key: reason for late, _ in reversed(answers) for key, reason in late.items()}
+    return reasons, max((seconds for _, seconds in answers), default=0)
 
 
 def each(items: Iterable[_Item], function: Callable[[_Item], _Answer]) -> list[_Answer]:

@@ -95,7 +95,7 @@ def checks(expected: Expected, world: World) -> list[Callable[[], list[Finding]]
         return lambda: list(function(expected, world, *arguments))
 
     def of_record(wanted: Wanted, level: str) -> list[Finding]:
-        if wanted.signed and not world.ask(_zone_of(wanted.name, world), "SOA").secure:
+        if wanted.signed and not world.ask(zone_of(wanted.name, world), "SOA").secure:
             return []
         evaluated = wanted.shared and wanted.type == "TXT" and all(spf.is_spf(value) for value in wanted.rrset.values)
         found = (_spf if evaluated else _record)(expected, world, wanted, level)
@@ -115,7 +115,7 @@ def places(expected: Expected, world: World) -> list[Callable[[], tuple[Key, str
 
     def place(key: Key) -> tuple[Key, str]:
         reverse_zone = key[0].endswith(".arpa.") and not world.ask(*key).bogus
-        return key, "" if reverse_zone else _zone_of(key[0], world)
+        return key, "" if reverse_zone else zone_of(key[0], world)
 
     return [partial(place, one.key) for one, _ in expected.wanted]
 
@@ -456,7 +456,7 @@ def _delegation(zone: str, world: World) -> dict[str, list[str]]:
     own = world.ask(zone, "NS").values
     if own:
         return {server.rstrip("."): addresses(server) for server in own}
-    parent = _zone_of(zone.partition(".")[2], world)
+    parent = zone_of(zone.partition(".")[2], world)
     for address in [found for server in world.ask(parent, "NS").values for found in addresses(server)]:
         try:
             given = world.referral(address, zone)
@@ -466,7 +466,7 @@ def _delegation(zone: str, world: World) -> dict[str, list[str]]:
     return {}
 
 
-def _zone_of(name: str, world: World) -> str:
+def zone_of(name: str, world: World) -> str:
     """Answer the zone that a name is in, absolute; empty when nobody can tell.
 
     Where the resolver has no answer, that is the highest name of which nothing can be known.

@@ -93,6 +93,7 @@ class Publisher:
             "zones": [self.zone, self.zone | {"name": REVERSE}],
             "ledger": str(self.ledger),
             "adopt": [],
+            "remove": [],
             "mx_takeover": False,
             "spf_consolidate": False,
             "prune": False,
@@ -297,7 +298,7 @@ def test_an_update_that_fails_in_one_zone_is_told_and_repeated(server: NameServe
 def draft_of(publish: Publisher, *records: dict[str, Any]) -> dns_zone.Draft:
     """Plan against the zone as it is now."""
     problems: list[str] = []
-    [zone] = dns_rrsets._zones([publish.zone], problems)
+    [zone] = dns_zone.zones_of([publish.zone], problems)
     wanted = dns_zone.wanted_sets(records or RECORDS, problems)
     policy = dns_plan.Policy(apexes=frozenset({APEX}))
     assert not problems
@@ -388,6 +389,31 @@ def test_what_is_wanted_no_longer_is_told_and_goes_when_told(server: NameServer,
     assert publish(*RECORDS[:-1], prune=True)["changed"]
     assert not server.values(DMARC, "TXT")
     assert publish(*RECORDS[:-1], prune=True)["changed"] is False
+
+
+def test_a_name_to_remove_loses_what_we_wrote_and_nothing_else(server: NameServer, publish: Publisher) -> None:
+    publish(*RECORDS)
+    without = [one for one in RECORDS if one["name"] not in (DKIM, DMARC)]
+    foreign = "mailroom0._domainkey.example.com."
+    server.edit(lambda message: message.add(foreign, 60, "TXT", '"v=DKIM1; p="'))
+    answer = publish(*without, remove=[DKIM, foreign])
+    assert answer["leftovers"] == ["_dmarc.example.com. TXT"]
+    assert not server.values(DKIM, "TXT")
+    assert server.values(DMARC, "TXT")
+    assert server.values(foreign, "TXT")
+
+
+def test_that_a_set_is_shown_is_seen_and_how_long_others_may_remember(server: NameServer, publish: Publisher) -> None:
+    draft = draft_of(publish)
+    [dmarc] = [one for one in draft.wanted if one.name == DMARC]
+    servers, unknown = dns_zone.authoritative(draft.zone, 5.0)
+    assert unknown == []
+    reason = {(DMARC, "TXT"): f"127.0.0.1 port {server.port} does not show {DMARC} TXT"}
+    assert dns_zone.not_shown(servers, APEX, [dmarc]) == (reason, 60)
+    publish()
+    assert dns_zone.not_shown(servers, APEX, [dmarc]) == ({}, 3600)
+    publish(*RECORDS[:-1], rrset(DMARC, "TXT", "v=DMARC1; p=none"))
+    assert dns_zone.not_shown(servers, APEX, [dmarc]) == (reason, 3600)
 
 
 def test_what_is_wanted_no_longer_is_told_once(publish: Publisher) -> None:

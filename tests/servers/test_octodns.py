@@ -66,6 +66,7 @@ class Publisher:
             "ledger": str(directory / "dns-ledger.json"),
             "resolver": "127.0.0.1",
             "adopt": [],
+            "remove": [],
             "mx_takeover": False,
             "spf_consolidate": False,
             "prune": False,

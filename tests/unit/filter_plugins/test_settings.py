@@ -32,6 +32,18 @@ def test_sound_settings_have_no_problems() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lifetime", "days", "least"),
+    [("7d", 7, 9), ("3", 3, 5), ("2w", 14.0, 16), ("240h", "8", 12), ("3d", 0, 5), ("30m", 0, 2), (None, 3, 5)],
+)
+def test_a_key_outlives_the_queue(lifetime: str | None, days: float, least: int) -> None:
+    host = {"dns_records_dkim_retired_days": days} | ({"postfix_queue_lifetime": lifetime} if lifetime else {})
+    [line] = setting_problems([host, host])
+    assert line.startswith(f"dns_records_dkim_retired_days: {days} is no longer than mail may wait in the queue")
+    assert line.endswith(f"use {least} or more")
+    assert setting_problems([host | {"dns_records_dkim_retired_days": least}]) == []
+
+
+@pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
         ("postfix_inet_protocols", "ipv5", "'ipv5' cannot be: use one of all, ipv4, ipv6"),

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from filter_plugins.signing import FilterModule, Signer, domain_above, key_files, selectors, signing_domains
+from filter_plugins.signing import FilterModule, domain_above, key_files, key_names, selectors
 
 
-def signers(*domains: str) -> list[Signer]:
+def signers(*domains: str) -> list[dict[str, Any]]:
     return [
         {"domain": domain, "selector": selector, "type": kind}
         for domain in domains
@@ -17,19 +17,18 @@ def signers(*domains: str) -> list[Signer]:
     ]
 
 
-def test_every_domain_once_in_the_inventorys_order() -> None:
-    databases: list[dict[str, Any]] = [
-        {"name": "prod", "domains": [{"name": "Example.com"}, {"name": "erp.example.com"}]},
-        {"name": "test", "domains": [{"name": "example.com"}, {"name": "customer.example"}]},
-        {"name": "without"},
-        {"name": "empty", "domains": None},
-    ]
-    assert signing_domains(databases, "s") == signers("example.com", "erp.example.com", "customer.example")
-
-
 def test_a_domain_signs_with_all_its_keys() -> None:
     own = {"domain": "Other.example", "selector": "Own"}
     assert selectors([*signers("example.com"), own]) == {"example.com": ["s", "s-ed25519"], "other.example": ["own"]}
+
+
+def test_a_key_that_is_only_published_signs_nothing() -> None:
+    former = [{**signer, "selector": f"old-{signer['selector']}", "signs": False} for signer in signers("example.com")]
+    assert selectors([*former, *signers("example.com")]) == {"example.com": ["s", "s-ed25519"]}
+
+
+def test_keys_have_their_names_in_dns() -> None:
+    assert key_names(signers("Example.com")) == ["s._domainkey.example.com", "s-ed25519._domainkey.example.com"]
 
 
 @pytest.mark.parametrize(
@@ -62,4 +61,4 @@ def test_keys_are_for_the_daemon_only() -> None:
 
 
 def test_ansible_finds_the_filters() -> None:
-    assert set(FilterModule().filters()) == {"signing_domains", "selectors", "domain_above", "key_files"}
+    assert set(FilterModule().filters()) == {"selectors", "key_names", "domain_above", "key_files"}

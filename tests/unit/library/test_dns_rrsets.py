@@ -40,6 +40,7 @@ def run(directory: Path, *records: dict[str, Any], check_mode: bool = True, **op
         "zones": [],
         "ledger": str(directory / "ledger"),
         "adopt": [],
+        "remove": [],
         "mx_takeover": False,
         "spf_consolidate": False,
         "prune": False,

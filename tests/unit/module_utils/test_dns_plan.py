@@ -234,6 +234,15 @@ def test_what_is_wanted_no_longer_goes_when_told_and_foreign_values_stay() -> No
     assert second.ledger == {}
 
 
+def test_a_name_to_remove_goes_and_no_other() -> None:
+    zone, first = run(dmarc("v=DMARC1; p=none"), txt(SPF))
+    after, second = run(zone=zone, ledger=first.ledger, remove=frozenset({DMARC}))
+    assert (DMARC, "TXT") not in after
+    assert second.leftovers == ((APEX, "TXT"),)
+    again, _ = run(dmarc("v=DMARC1; p=none"), txt(SPF), zone=zone, ledger=first.ledger, remove=frozenset({DMARC}))
+    assert again == zone  # what is wanted stays
+
+
 HOST = "mail.example.com."
 IPV4, IPV6 = Wanted(HOST, "A", rrset("192.0.2.25")), Wanted(HOST, "AAAA", rrset("2001:db8::25"))
 
@@ -365,6 +374,7 @@ POLICIES = st.builds(
     mx_takeover=st.booleans(),
     spf_consolidate=st.booleans(),
     prune=st.booleans(),
+    remove=st.frozensets(NAMES, max_size=1),
 )
 
 

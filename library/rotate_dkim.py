@@ -1,0 +1,242 @@
+#!/usr/bin/python
+# GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Decide which DKIM key of each domain signs, from what the name servers show."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+
+MISSING = ""
+if TYPE_CHECKING:
+    from module_utils import dkim_state, dns_world, dns_zone, mail_checks
+    from module_utils.dkim_rotation import Key, Seen, Times, moment, next_step, noted, numbered, story
+    from module_utils.dns_plan import Wanted
+else:
+    try:
+        from ansible.module_utils import dkim_state, dns_world, dns_zone, mail_checks
+        from ansible.module_utils.dkim_rotation import Key, Seen, Times, moment, next_step, noted, numbered, story
+    except ImportError as error:
+        MISSING = str(error)
+
+DOCUMENTATION = r"""
+module: rotate_dkim
+short_description: Decide which DKIM key of each domain signs
+description:
+  - Runs on the control node and needs dnspython. Keeps in O(directory) which selectors each domain has and what becomes
+    of each, and takes every step that is due, so that mail which was sent can be verified at any moment.
+  - It neither publishes nor signs. What it decides is to be published and told to all mail hosts; afterwards it is run
+    again with O(applied).
+options:
+  directory: {description: Where the keys are., type: path, required: true}
+  domains: {description: The domains that sign., type: list, elements: str, required: true}
+  selector: {description: Selector of a domain's first key., type: str, required: true}
+  records:
+    description: What is wanted in DNS, as the filter C(mail_rrsets) answers it.
+    type: list
+    elements: dict
+    required: true
+  zones: {description: The zones that are ours to write., type: list, elements: dict, default: []}
+  resolver:
+    description: Address of the resolver that finds the servers of others' zones, by default that of this machine.
+    type: str
+    default: ''
+  days: {description: Days for which a key signs., type: float, required: true}
+  retired_days: {description: Days for which it is published afterwards., type: float, required: true}
+  clocks:
+    description: What each mail host says that the time is, in seconds since 1970. Keys are retired by the clock.
+    type: dict
+    default: {}
+  clock_tolerance: {description: Seconds by which a clock may be another than ours., type: float, default: 300}
+  left_out: {description: Mail hosts that are not told what is decided., type: list, elements: str, default: []}
+  applied:
+    description: Whether what was decided has been published and told to all mail hosts. Nothing new is decided then.
+    type: bool
+    default: false
+  timeout: {description: Seconds that a server may take to answer., type: float, default: 10}
+attributes:
+  check_mode: {support: full, description: Looks and decides; writes no file.}
+  diff_mode: {support: full}
+author: Mailroom contributors
+"""
+
+EXAMPLES = r"""
+- name: Decide what is due
+  rotate_dkim:
+    directory: "{{ secrets_directory }}/dkim"
+    domains: [example.com]
+    selector: mailroom1
+    records: "{{ odoo_databases | mail_rrsets(dns_records_hosts, dns_records_dkim) }}"
+    days: 180
+    retired_days: 7
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+story:
+  description: For each domain, where its keys are, what is waited for, and until when.
+  returned: always
+  type: list
+  elements: str
+  sample: ['example.com: mailroom1 signs until 2027-05-27 11:00 UTC']
+"""
+
+ED25519 = "-ed25519"
+DAY = 86400
+
+
+def run(parameters: Mapping[str, Any], check_mode: bool, now: int) -> dict[str, Any]:
+    """Look, decide and keep it; answer what the module answers. Raises ValueError with what is wrong, OSError."""
+    problems = [
+        f"{host} is left out: run for all mail hosts, since what one of them may sign with has to stay"
+        for host in parameters["left_out"]
+    ]
+    tolerance = parameters["clock_tolerance"]
+    problems += [
+        f"{host} says that it is {moment(float(clock))}, this computer {moment(now)}: set the clocks"
+        for host, clock in parameters["clocks"].items()
+        if abs(now - float(clock)) > tolerance
+    ]
+    directory = Path(parameters["directory"]).expanduser()
+    defaults = {"port": 53, "key_algorithm": dns_zone.ALGORITHMS[0]}
+    zones = dns_zone.zones_of([defaults | zone for zone in parameters["zones"]], problems)
+    wanted = dns_zone.wanted_sets([one for one in parameters["records"] if "._domainkey." in one["name"]], problems)
+    if problems:
+        raise ValueError("\n".join(problems))
+    times = Times(parameters["days"] * DAY, parameters["retired_days"] * DAY, tolerance)
+    with _locked(directory):
+        kept = dkim_state.load(directory / dkim_state.FILE)
+        first = (Key(parameters["selector"], "signs", now),)
+        before = {domain: kept.get(domain, first) for domain in parameters["domains"]}
+        seen = _seen(before, wanted, zones, parameters["resolver"], parameters["timeout"])
+        after = {}
+        for domain, keys in before.items():
+            if parameters["applied"]:
+                after[domain] = noted(keys, now, seen[domain], applied=True)
+            else:
+                taken = [file.name.removesuffix(".key").removeprefix(f"{domain}.") for file in directory.glob("*.key")]
+                after[domain] = next_step(keys, now, seen[domain], times, partial(numbered, taken=taken))
+        changed = any(kept.get(domain) != keys for domain, keys in after.items())
+        if changed and not check_mode:
+            for domain, keys in before.items():
+                for gone in {key.selector for key in keys} - {key.selector for key in after[domain]}:
+                    for suffix in ("", ED25519):
+                        (directory / f"{domain}.{gone}{suffix}.key").unlink(missing_ok=True)
+            dkim_state.save(directory / dkim_state.FILE, kept | after)
+    lines = {domain: f"{domain}: {story(keys, seen[domain], times)}" for domain, keys in after.items()}
+    return {
+        "changed": changed,
+        "story": list(lines.values()),
+        "diff": {"before": _shown(kept), "after": _shown(kept | after)},
+    }
+
+
+def _seen(
+    domains: Mapping[str, Sequence[Key]],
+    wanted: Sequence[Wanted],
+    zones: Sequence[dns_zone.Zone],
+    resolver: str,
+    timeout: float,
+) -> dict[str, Seen]:
+    """Answer what DNS shows of the keys that do not sign yet; of the others nothing has to be known."""
+    sets = {
+        (domain, key.selector): [
+            one
+            for one in wanted
+            if one.name.startswith(tuple(f"{key.selector}{suffix}._domainkey.{domain}." for suffix in ("", ED25519)))
+        ]
+        for domain, keys in domains.items()
+        for key in keys
+        if key.phase in ("new", "shown")
+    }
+    world = dns_world.World(resolver, timeout=timeout)
+    places: dict[str, list[Wanted]] = {}
+    for found in sets.values():
+        for one in found:
+            ours = dns_zone.zone_of(one.name, zones)
+            places.setdefault(ours.name if ours else mail_checks.zone_of(one.name, world), []).append(one)
+
+    def look(place: str) -> tuple[dict[tuple[str, str], str], int]:
+        inside = places[place]
+        ours = next((zone for zone in zones if zone.name == place), None)
+        try:
+            servers, unknown = dns_zone.authoritative(ours, timeout) if ours else dns_world.servers_of(place, world)
+        except dns_zone.ZoneError as error:
+            servers, unknown = [], [str(error)]
+        if unknown or not servers:
+            reason = unknown[0] if unknown else f"nobody can tell the name servers of {place or inside[0].name}"
+            return {one.key: reason for one in inside}, 0
+        return dns_zone.not_shown(servers, place, inside)
+
+    looks = dns_zone.each(places, look)
+    reasons = {key: reason for late, _ in looks for key, reason in late.items()}
+    cached = max((seconds for _, seconds in looks), default=0)
+    result: dict[str, Seen] = {}
+    for domain in domains:
+        missing = {
+            selector: next((reasons[one.key] for one in found if one.key in reasons), "" if found else "none is wanted")
+            for (owner, selector), found in sets.items()
+            if owner == domain
+        }
+        shown = frozenset(selector for selector, reason in missing.items() if not reason)
+        result[domain] = Seen(shown, {one: reason for one, reason in missing.items() if reason}, cached)
+    return result
+
+
+def _shown(domains: Mapping[str, Sequence[Key]]) -> str:
+    """Answer the keys of all domains for a diff."""
+    return "".join(f"{domain} {key.selector} {key.phase}\n" for domain, keys in domains.items() for key in keys)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock of the directory of keys, which the lookup dkim_key takes, too; makes the directory."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    """Ansible's door to `run`."""
+    dicts = {"type": "list", "elements": "dict"}
+    module = AnsibleModule(
+        argument_spec={
+            "directory": {"type": "path", "required": True},
+            "domains": {"type": "list", "elements": "str", "required": True},
+            "selector": {"type": "str", "required": True},
+            "records": {**dicts, "required": True},
+            "zones": {**dicts, "default": []},
+            "resolver": {"type": "str", "default": ""},
+            "days": {"type": "float", "required": True},
+            "retired_days": {"type": "float", "required": True},
+            "clocks": {"type": "dict", "default": {}},
+            "clock_tolerance": {"type": "float", "default": 300},
+            "left_out": {"type": "list", "elements": "str", "default": []},
+            "applied": {"type": "bool", "default": False},
+            "timeout": {"type": "float", "default": 10},
+        },
+        supports_check_mode=True,
+    )
+    if MISSING:
+        module.fail_json(msg=missing_required_lib("dnspython", reason="(control node)"), exception=MISSING)
+    try:
+        answer = run(module.params, module.check_mode, int(time.time()))
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}: let the user who runs Ansible read and write it")
+    module.exit_json(**answer)
+
+
+if __name__ == "__main__":
+    main()
