@@ -10,6 +10,7 @@ import contextlib
 import email
 import email.policy
 import email.utils
+import json
 import os
 import smtplib
 import socket
@@ -79,6 +80,14 @@ class Hosts:
         """The alias domain of the inventory, with its names."""
         domain: dict[str, Any] = self.database["domains"][0]
         return domain
+
+    @property
+    def selector(self) -> str:
+        """The selector of the domain's DKIM key that signs."""
+        state = self.secrets / "dkim" / "selectors.json"
+        domains = json.loads(state.read_text(encoding="utf-8"))["domains"] if state.exists() else {}
+        keys = domains.get(self.domain["name"], [{"selector": "mailroom1", "phase": "signs"}])
+        return next(str(key["selector"]) for key in keys if key["phase"] == "signs")
 
     def secret(self, name: str) -> str:
         """A secret that is kept on the control node."""

@@ -1,0 +1,157 @@
+"""Mail that leaves for a stranger all the while, and what the stranger makes of it, while somebody changes keys.
+
+`tests/hosts/test_rotate_dkim.py` watches one rotation of the DKIM keys, `bench/rotation` many.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import email
+import email.policy
+import email.utils
+import json
+import re
+import smtplib
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Any
+
+from tests.story import WAIT, Hosts, StoryError
+
+CUSTOMER = "customer@customer.example"
+VERIFY = """
+import base64, json, sys
+import dkim
+for text in json.load(sys.stdin):
+    mail = dkim.DKIM(base64.b64decode(text))
+    count = sum(name.lower() == b"dkim-signature" for name, _ in mail.headers)
+    verdicts = []
+    for number in range(count):
+        try:
+            verdicts.append(bool(mail.verify(idx=number)))
+        except Exception as error:
+            verdicts.append(repr(error))
+    print(json.dumps(verdicts))
+"""
+"""For a host with Debian's python3-dkim and python3-nacl: its own verdicts on each signature of each message."""
+
+
+@dataclass
+class Sent:
+    """A message on its way; seconds of the monotonic clock. raw: as it arrived. late: whether it was judged again."""
+
+    at: float
+    raw: bytes = b""
+    late: bool = False
+
+    @property
+    def selectors(self) -> list[str]:
+        """The selectors of its signatures."""
+        signatures = self.message.get_all("DKIM-Signature", [])
+        return sorted(re.findall(r"\bs=([^;\s]+)", " ".join(str(value) for value in signatures)))
+
+    @property
+    def message(self) -> EmailMessage:
+        """The message as it arrived."""
+        return email.message_from_bytes(self.raw, policy=email.policy.default)
+
+
+@dataclass
+class Traffic:
+    """Messages of the database's login to the customer, one every `pause` seconds, until told to stop.
+
+    sent: by Message-ID. faults: what is wrong with any of them, in one line each.
+    """
+
+    hosts: Hosts
+    pause: float = 0.5
+    sent: dict[str, Sent] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def flowing(self) -> Iterator[None]:
+        """Send all the while; what cannot be sent is a fault."""
+        over = threading.Event()
+
+        def send() -> None:
+            while not over.wait(self.pause):
+                try:
+                    self.send()
+                except (OSError, smtplib.SMTPException) as error:
+                    self.faults.append(f"a message was not taken: {error}")
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            yield
+        finally:
+            over.set()
+            sender.join()
+
+    def send(self) -> str:
+        """Send one, as Odoo does; answer its Message-ID."""
+        name, message = self.hosts.database["name"], EmailMessage()
+        message["From"] = f"notifications@{self.hosts.domain['name']}"
+        message["To"] = CUSTOMER
+        message["Subject"] = "While keys change"
+        message["Date"] = email.utils.localtime()
+        message["Message-ID"] = email.utils.make_msgid(domain=self.hosts.domain["name"])
+        message.set_content("Good day\n")
+        with smtplib.SMTP_SSL(self.hosts.mail.name, 465, timeout=WAIT, context=self.hosts.tls) as session:
+            session.login(name, self.hosts.secret(f"mailbox-{name}"))
+            self.sent[message["Message-ID"]] = Sent(time.monotonic())
+            session.send_message(message)
+        return str(message["Message-ID"])
+
+    def collect(self) -> list[Sent]:
+        """Take what has arrived out of the customer's mailbox; the verdicts that their server wrote are judged."""
+        waiting = {one for one, sent in list(self.sent.items()) if not sent.raw}
+        found = []
+        session: Any
+        with self.hosts.customer_mailbox() as session:
+            session.select_folder("INBOX")
+            numbers = session.search(["SUBJECT", "While keys change"])
+            fetched = session.fetch(numbers, ["BODY.PEEK[]"]) if numbers else {}
+            for number, data in fetched.items():
+                message = email.message_from_bytes(data[b"BODY[]"], policy=email.policy.default)
+                if message["Message-ID"] in waiting:
+                    sent = self.sent[message["Message-ID"]]
+                    sent.raw = data[b"BODY[]"]
+                    found.append(sent)
+                session.add_flags([number], [rb"\Deleted"], silent=True)
+            session.expunge()
+        for sent in found:
+            results = " ".join(str(value) for value in sent.message.get_all("Authentication-Results", []))
+            missing = [check for check in ("spf=pass", "dkim=pass", "dmarc=pass") if check not in results]
+            if missing:
+                self.faults.append(f"no {', '.join(missing)} with {' '.join(sent.selectors)}: {results}")
+            if len(sent.selectors) != 2:
+                self.faults.append(f"signed with {sent.selectors}")
+        return found
+
+    def wait(self) -> None:
+        """Collect until all has arrived. Raises StoryError when something has not after a minute."""
+        deadline = time.monotonic() + WAIT
+        while any(not sent.raw for sent in self.sent.values()):
+            if not self.collect() and time.monotonic() > deadline:
+                raise StoryError(f"{sum(not sent.raw for sent in self.sent.values())} messages have not arrived")
+
+    def verify(self, messages: list[Sent], when: str) -> None:
+        """Have the customer's host verify every signature; see VERIFY."""
+        config = self.hosts.secrets / "ssh" / "config"
+        done = subprocess.run(
+            ["ssh", "-F", str(config), "-o", "BatchMode=yes", self.hosts.outside.name, f"python3 -c '{VERIFY}'"],
+            input=json.dumps([base64.b64encode(sent.raw).decode() for sent in messages]),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for sent, line in zip(messages, done.stdout.splitlines(), strict=True):
+            verdicts = json.loads(line)
+            if verdicts != [True, True]:
+                self.faults.append(f"{when} {' '.join(sent.selectors)}: {verdicts}")
