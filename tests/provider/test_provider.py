@@ -7,6 +7,7 @@ CONTRIBUTING.md has the command.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,7 +82,8 @@ def recap(output: str) -> str:
 def test_the_way_by_a_provider(inventory: Path, story: Story) -> None:
     services = "systemctl is-enabled postfix dovecot rspamd unbound nftables fail2ban 2>&1 || true"
     before = DEMO.ssh(ROUTER, services), DEMO.ssh(ROUTER, "cat /etc/postfix/main.cf")
-    here = Hosts(inventory)
+    here = copy.copy(DEMO)
+    here.inventory = inventory
 
     first, second = here.site(), here.site()
 
