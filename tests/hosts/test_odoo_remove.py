@@ -32,7 +32,6 @@ TABLES = [
     "mail_alias",
     "mail_alias_domain",
     "mail_gateway_allowed",
-    "mail_mail",
     "res_company",
     "res_groups",
     "res_groups_users_rel",
