@@ -143,6 +143,7 @@ class Game:
             ],
             "ledger": str(self.directory / planner / "ledger.json"),
             "adopt": [DKIM, DMARC],
+            "remove": [],
             "mx_takeover": True,
             "spf_consolidate": False,
             "prune": False,
