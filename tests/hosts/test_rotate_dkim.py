@@ -1,4 +1,4 @@
-"""playbooks/rotate_dkim.yml: other DKIM keys, and every mail is believed all the while (large: bench/rotation)."""
+"""playbooks/rotate_dkim.yml: other DKIM keys, and every mail is believed all the while."""
 
 from __future__ import annotations
 

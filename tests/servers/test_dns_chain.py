@@ -84,6 +84,7 @@ class Verify:
             "resolver_port": port or self.resolvers.right,
             "issuer": "",
             "policy": "",
+            "providers": [],
             "ca_file": "",
             "block_lists": [],
             "timeout": timeout,

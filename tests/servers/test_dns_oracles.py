@@ -169,6 +169,7 @@ def ours(domain: str, port: int) -> dict[str, bool]:
         "resolver_port": port,
         "issuer": "",
         "policy": "",
+        "providers": [],
         "ca_file": "",
         "block_lists": [],
         "timeout": 5.0,
