@@ -39,6 +39,11 @@ WORKERS = 4
 DROP_IN = "/run/systemd/system/fetch-and-route.service.d/chaos.conf"
 FLAG = "/run/fetch-and-route-chaos"
 """While it is there, the program is run again and again; holds the process of a run by hand."""
+RESTART_POSTGRESQL = (
+    "timeout 30 systemctl restart postgresql || "
+    "{ systemctl kill --signal=KILL 'postgresql@*'; systemctl restart postgresql; }"
+)
+"""Told to stop while it recovers from a killed process, PostgreSQL may wait for its own checkpointer without end."""
 PROGRAM = "usr/local/bin/fetch-and-route usr/local/lib/fetch-and-route etc/fetch-and-route"
 """What the program is made of, below /."""
 PATIENCE = 2.0
@@ -260,7 +265,7 @@ class Chaos:
                 hosts.odoo,
                 "kill -KILL $(pgrep -P $(systemctl show --value --property=MainPID odoo) | shuf -n 1) || true",
             ),
-            "restart PostgreSQL": lambda: self._do(hosts.odoo, "systemctl restart postgresql"),
+            "restart PostgreSQL": lambda: self._do(hosts.odoo, RESTART_POSTGRESQL),
             "kill a PostgreSQL backend": self._kill_backend,
             "restart Dovecot": lambda: self._do(hosts.mail, "systemctl restart dovecot"),
             "cut the network": self._cut,
