@@ -218,10 +218,11 @@ def _runs(process: Path, program: str) -> bool:
 
 
 def _name(process: Path) -> str:
+    """The name of a process; "" of one that has ended."""
     try:
         return (process / "comm").read_text(errors="replace").strip()
     except OSError:
-        return "a process that has just ended"
+        return ""
 
 
 def foreign_listeners(services: Mapping[int, str], proc: Path = Path("/proc")) -> dict[int, str]:
@@ -229,9 +230,9 @@ def foreign_listeners(services: Mapping[int, str], proc: Path = Path("/proc")) -
     found = {}
     for port, holders in _holders(proc).items():
         if port in services:
-            foreign = [holder for holder in holders if not _runs(holder, services[port])]
+            foreign = list(filter(None, (_name(holder) for holder in holders if not _runs(holder, services[port]))))
             if foreign or not holders:
-                found[port] = _name(foreign[0]) if foreign else "a process out of sight"
+                found[port] = foreign[0] if foreign else "a process out of sight"
     return found
 
 

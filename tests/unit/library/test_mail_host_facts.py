@@ -126,6 +126,15 @@ def test_postfix_and_its_children_may_have_the_port(proc: Path) -> None:
     assert foreign(proc) == {}
 
 
+def test_a_child_that_ends_while_it_is_looked_at_does_not_have_the_port(proc: Path) -> None:
+    (proc / "net/tcp").write_text(HEADER + row(0, "00000000:01D1", "0A", 4711))
+    process(proc, 210, "master", "/usr/lib/postfix/sbin/master", "socket:[4711]")
+    process(proc, 211, "smtpd", "/usr/lib/postfix/sbin/smtpd", "socket:[4711]")
+    (proc / "211/exe").unlink()
+    (proc / "211/comm").unlink()
+    assert foreign(proc) == {}
+
+
 def test_another_programs_master_is_not_postfix(proc: Path) -> None:
     (proc / "net/tcp").write_text(HEADER + row(0, "00000000:0019", "0A", 4711))
     process(proc, 210, "master", "/usr/lib/cyrus/bin/master", "socket:[4711]")
