@@ -4,38 +4,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from module_utils import durable
     from module_utils.odoo_records import Refused
     from module_utils.odoo_rpc import Odoo, OdooError
     from module_utils.odoo_wanted import LOGIN, Features
 else:
+    from ansible.module_utils import durable
     from ansible.module_utils.odoo_records import Refused
     from ansible.module_utils.odoo_rpc import Odoo, OdooError
     from ansible.module_utils.odoo_wanted import LOGIN, Features
 
 KEY_NAME = "Mailroom"
 KEY_MAKER = "Mailroom: make the gateway's key"  # a server action that lives for one call
-
-
-def save(path: Path, text: str) -> None:
-    """Write a secret so that only its owner can read it, and a crash leaves the old file or the new one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600 from the start
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 class GatewayKey:
@@ -85,7 +70,8 @@ class GatewayKey:
         )
         self.text = str(answer["mailroom_key"])
         try:
-            save(self.path, self.text + "\n")
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.replace(self.path, self.text + "\n")
         except OSError as error:
             raise Refused("gateway key", f"{self.path} cannot be written ({error.strerror})") from error
 

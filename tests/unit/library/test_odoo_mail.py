@@ -18,7 +18,6 @@ import pytest
 
 from filter_plugins.providers import odoo_servers
 from library.odoo_mail import Database, on_all, remedy
-from module_utils.odoo_gateway_key import save
 from module_utils.odoo_records import show, signed
 from module_utils.odoo_wanted import former_names
 from tests import odoo_shapes
@@ -929,20 +928,6 @@ def test_a_run_that_was_interrupted_is_completed(lab: Lab) -> None:
     lab.settle()
     assert len(lab.odoo.records("res.users")) == len(lab.odoo.records("ir.mail_server")) == 1
     assert lab.run().changes == []
-
-
-def test_a_secret_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "gateway-prod"
-    save(path, "old\n")
-
-    def fail(_: int) -> None:
-        raise OSError
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError):  # noqa: PT011 -- any
-        save(path, "new\n")
-    assert path.read_text() == "old\n"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 # What is wrong
