@@ -247,7 +247,8 @@ def main() -> None:
         argument_spec={
             "records": dicts,
             "zones": dicts,
-            "provider": {"type": "dict", "required": True},
+            # A token that is written out instead of named (env/...) stays out of the control node's syslog ...
+            "provider": {"type": "dict", "required": True, "no_log": True},
             "directory": path,
             "plugins": path,
             "command": {"type": "str", "required": True},
@@ -264,15 +265,18 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # ... and, with the arguments, out of the answer; but its other words are not to be blanked there.
+    module.no_log_values.clear()
+    untold: dict[str, Any] = {"module_args": {}}
     if MISSING:
         module.fail_json(msg=missing_required_lib("dnspython", reason="(control node)"), exception=MISSING)
     try:
         answer = run(module.params, module.check_mode)
     except Refused as refused:
-        module.fail_json(msg=str(refused))
+        module.fail_json(msg=str(refused), invocation=untold)
     for warning in answer.pop("warnings"):
         module.warn(warning)
-    module.exit_json(**answer)
+    module.exit_json(**answer, invocation=untold)
 
 
 if __name__ == "__main__":

@@ -214,3 +214,20 @@ def test_the_role_shows_the_plan_and_carries_it_out_when_told(
     assert SECRET not in shown
     assert "octoDNS has done:" in played("-e", "dns_records_octodns_apply=true")
     assert server.values(HOST, "A") == {"192.0.2.25"}
+
+
+def test_a_token_that_is_written_out_is_not_told(tmp_path: Path) -> None:
+    parameters = {
+        "records": [],
+        "zones": [],
+        "provider": {"class": "example.Provider", "token": "a-secret-token"},
+        "directory": str(tmp_path),
+        "plugins": str(tmp_path),
+        "command": "/bin/true",
+        "ledger": str(tmp_path / "ledger.json"),
+    }
+    ansible = [str(Path(sys.prefix, "bin", "ansible")), "localhost", "-vvv", "-c", "local", "-m", "dns_octodns"]
+    ansible += ["-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(parameters)]
+    done = subprocess.run(ansible, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "SUCCESS" in done.stdout
+    assert "a-secret-token" not in done.stdout + done.stderr
