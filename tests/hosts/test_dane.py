@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from filter_plugins.tlsa import tlsa_keys
-from tests.hosts.test_verify_dns import replaced
+from tests.hosts.test_verify_dns import forget, replaced
 from tests.story import ROOT, Hosts
 
 pytestmark = pytest.mark.hosts
@@ -20,6 +20,7 @@ PORT = f"_25._tcp.{HOSTS.mail.name}"
 
 def connection() -> str:
     """What Postfix outside calls a connection to the domain's mail server that DANE has to verify."""
+    forget()
     finger = f"posttls-finger -t 30 -T 30 -L summary -l dane-only {HOSTS.domain['name']} 2>&1 || true"
     return HOSTS.ssh(HOSTS.outside, finger)
 
