@@ -84,6 +84,7 @@ CASES = [
     Case("neither", (PLAIN,), "", "Trusted"),
     Case("forged-policy", (PLAIN,), "mx.elsewhere", "Trusted"),
 ]
+UNITS = ["mailroom-tls-policy", "postfix-mta-sts-resolver"]
 FORGED = "forged-policy"  # its policy is served with a certificate that is not its own, and so is none (RFC 8461, 3.3)
 
 
@@ -99,6 +100,8 @@ def records() -> Iterator[str]:
     """What the customer's zone has in addition, line by line."""
     yield f"_25._tcp.{RIGHT} 60 TLSA 3 1 1 {key_of_the_server()}"
     yield f"_25._tcp.{WRONG} 60 TLSA 3 1 1 {'00' * 32}"
+    for unit in UNITS:
+        yield f"{unit}-{RUN} 60 MX 1 {PLAIN}"
     for case in CASES:
         for place, server in enumerate(case.servers, start=1):
             yield f"{case.name}-{RUN} 60 MX {place} {server}"
@@ -209,12 +212,12 @@ def test_mail_waits_for_a_domain_whose_records_are_forged() -> None:
     assert f"forged.{ZONE}. MX IN" in said
 
 
-@pytest.mark.parametrize("unit", ["mailroom-dane", "postfix-mta-sts-resolver"])
+@pytest.mark.parametrize("unit", UNITS)
 def test_mail_waits_while_nobody_says_how_servers_are_verified(unit: str) -> None:
     message_id = email.utils.make_msgid(domain=HOSTS.domain["name"])
     HOSTS.ssh(HOSTS.mail, f"systemctl stop {unit}")
     try:
-        (fate,) = send(f"customer@{ZONE}", message_id, keep=True)
+        (fate,) = send(f"customer@{unit}-{RUN}.{ZONE}", message_id, keep=True)
     finally:
         HOSTS.ssh(HOSTS.mail, f"systemctl start {unit}")
     assert "status=deferred" in fate
@@ -223,7 +226,7 @@ def test_mail_waits_while_nobody_says_how_servers_are_verified(unit: str) -> Non
         wait_for_message(session, "Message-ID", message_id)
 
 
-@pytest.mark.parametrize("unit", ["mailroom-dane", "postfix-mta-sts-resolver"])
+@pytest.mark.parametrize("unit", UNITS)
 def test_who_says_it_comes_back_when_killed(unit: str) -> None:
     def process() -> str:
         return HOSTS.ssh(HOSTS.mail, f"systemctl is-active --quiet {unit} && systemctl show -P MainPID {unit} || true")

@@ -67,7 +67,7 @@ EXPLAINED = (
     "imap-login: Error: read(anvil) failed: EOF",
     "/run/dovecot/stats-writer (pid=",
     # ... stop what tells Postfix how others are verified, and give others wrong keys and policies,
-    "/run/mailroom-dane/socket",
+    "/run/mailroom-tls-policy/socket",
     "/run/mta-sts/socket",
     "policy table lookup error",
     "client TLS configuration problem",

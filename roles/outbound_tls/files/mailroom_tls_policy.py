@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Tells Postfix for which domains DANE decides how their mail servers are verified, so that MTA-STS is not asked.
+"""Tells Postfix how a domain's mail servers are verified: by DANE where that decides, else by its MTA-STS policy.
 
-    mailroom-dane SOCKET
+    mailroom-tls-policy SOCKET
 
-It answers as a socketmap (socketmap_table(5)) on a Unix socket: `dane` or `dane-only` (postconf(5),
-smtp_tls_security_level), NOTFOUND where DANE has no say, and TEMP, with which mail waits, when the DNS gives no answer.
-The DNS is asked by way of the host's own resolver, the only one whose word on signatures counts.
+It answers as a socketmap (socketmap_table(5)) on a Unix socket with what smtp_tls_policy_maps takes (postconf(5)):
+`dane` or `dane-only`; where DANE has no say, the answer of the MTA-STS resolver, which is asked only then (RFC 8461,
+2); NOTFOUND where neither has; and TEMP, with which mail waits, when one of them gives no answer. The DNS is asked by
+way of the host's own resolver, the only one whose word on signatures counts.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ import dns.rcode
 
 RESOLVER = "127.0.0.1"
 PATIENCE = 10.0  # seconds for one question to it
+MTA_STS = "/run/mta-sts/socket"
+FETCHING = 60.0  # seconds for an answer from there: a policy may have to be fetched
 LONGEST = 1000  # bytes of a request; a domain has 255
 FRESH = 10  # seconds for which an answer is not asked for again: a newsletter is a thousand mails to one domain
 
 
 class NoAnswerError(Exception):
-    """The resolver does not say what there is, not even that there is nothing."""
+    """Who is asked does not say what there is, not even that there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Answer:
 
 
 Ask = Callable[[dns.name.Name, str], Answer]  # raises NoAnswerError
+AskPolicy = Callable[[str], str]  # raises NoAnswerError
 
 
 def ask(name: dns.name.Name, kind: str) -> Answer:
@@ -106,31 +110,10 @@ def level(domain: dns.name.Name, ask: Ask) -> str | None:
     return "dane-only" if announces_policy(domain, ask) else "dane"
 
 
-@functools.lru_cache(maxsize=1000)
-def fresh_level(domain: dns.name.Name, ask: Ask, _period: int) -> str | None:
-    """The same, found out once in a period; what cannot be found out is asked for again. Raises NoAnswerError."""
-    return level(domain, ask)
-
-
-def reply(request: str, ask: Ask) -> str:
-    """The answer to a request: the map's name, and what Postfix delivers to (postconf(5), smtp_tls_policy_maps).
-
-    That is a domain, a server's name or address in brackets, or, with a dot in front, the domain above one.
-    """
-    _, _, destination = request.partition(" ")
-    domain, _, port = destination.partition(":")
-    if not domain or domain.startswith((".", "[")) or port not in ("", "25", "smtp"):
-        return "NOTFOUND "
-    try:
-        name = dns.name.from_text(domain)
-    except (dns.exception.DNSException, UnicodeError):
-        return "NOTFOUND "
-    try:
-        found = fresh_level(name, ask, int(time.monotonic() // FRESH))
-    except NoAnswerError as error:
-        print(f"{domain}: {error}", file=sys.stderr, flush=True)
-        return "TEMP the DNS gives no answer about its mail servers"
-    return f"OK {found}" if found else "NOTFOUND "
+def netstring(text: str) -> bytes:
+    """A text as it is sent."""
+    octets = text.encode()
+    return b"%d:%s," % (len(octets), octets)
 
 
 def read(stream: io.BufferedIOBase) -> str | None:
@@ -148,6 +131,55 @@ def read(stream: io.BufferedIOBase) -> str | None:
     return text.decode()
 
 
+def ask_policy(domain: str) -> str:
+    """What the MTA-STS resolver answers about a domain, as a socketmap does: OK and its policy, or NOTFOUND."""
+    try:
+        with socket.socket(socket.AF_UNIX) as resolver, resolver.makefile("rb") as stream:
+            resolver.settimeout(FETCHING)
+            resolver.connect(MTA_STS)
+            resolver.sendall(netstring(f"mta-sts {domain}"))
+            answer = read(stream) or ""
+    except (OSError, ValueError) as error:
+        raise NoAnswerError(f"the MTA-STS resolver: {error}") from error
+    if not answer.startswith(("OK ", "NOTFOUND ")):
+        raise NoAnswerError(f"the MTA-STS resolver says {answer!r}")
+    return answer
+
+
+def policy(destination: str, ask: Ask, ask_policy: AskPolicy) -> str:
+    """What Postfix is told about what it delivers to (postconf(5), smtp_tls_policy_maps).
+
+    That is a domain, a server's name or address in brackets, or, with a dot in front, the domain above one.
+
+    Raises NoAnswerError when it cannot be found out.
+    """
+    domain, _, port = destination.partition(":")
+    if not domain or domain.startswith((".", "[")) or port not in ("", "25", "smtp"):
+        return "NOTFOUND "
+    try:
+        name = dns.name.from_text(domain)
+    except (dns.exception.DNSException, UnicodeError):
+        return "NOTFOUND "
+    found = level(name, ask)
+    return f"OK {found}" if found else ask_policy(domain)
+
+
+@functools.lru_cache(maxsize=1000)
+def fresh_policy(destination: str, ask: Ask, ask_policy: AskPolicy, _period: int) -> str:
+    """The same, found out once in a period; what cannot be found out is asked for again. Raises NoAnswerError."""
+    return policy(destination, ask, ask_policy)
+
+
+def reply(request: str, ask: Ask, ask_policy: AskPolicy) -> str:
+    """The answer to a request: the map's name, and what Postfix delivers to."""
+    _, _, destination = request.partition(" ")
+    try:
+        return fresh_policy(destination, ask, ask_policy, int(time.monotonic() // FRESH))
+    except NoAnswerError as error:
+        print(f"{destination}: {error}", file=sys.stderr, flush=True)
+        return "TEMP nobody says how its mail servers are verified"
+
+
 class Session(socketserver.StreamRequestHandler):
     """A process of Postfix, which asks one thing after the other."""
 
@@ -155,8 +187,7 @@ class Session(socketserver.StreamRequestHandler):
         """Answer until it has no more questions."""
         with contextlib.suppress(ValueError, OSError):
             while (request := read(self.rfile)) is not None:
-                answer = reply(request, ask).encode()
-                self.wfile.write(b"%d:%s," % (len(answer), answer))
+                self.wfile.write(netstring(reply(request, ask, ask_policy)))
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -169,7 +200,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 def main() -> None:
     """Serve until the end, and tell systemd when it begins (sd_notify(3))."""
     if len(sys.argv) != 2:
-        sys.exit("usage: mailroom-dane SOCKET")
+        sys.exit("usage: mailroom-tls-policy SOCKET")
     path = Path(sys.argv[1])
     path.unlink(missing_ok=True)
     with Server(str(path), Session) as server:

@@ -1,4 +1,4 @@
-"""Which domains' mail servers DANE decides about, and how Postfix asks."""
+"""How a domain's mail servers are verified: when DANE decides, when its policy does, and how Postfix asks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import dns.query
 import dns.rcode
 import dns.rdata
 import dns.rrset
-import mailroom_dane
+import mailroom_tls_policy
 import pytest
-from mailroom_dane import Answer, NoAnswerError, ask, level, read, reply
+from mailroom_tls_policy import Answer, NoAnswerError, ask, ask_policy, level, netstring, read, reply
 
 DOMAIN = "customer.example."
 MX = "10 mx.customer.example."
@@ -27,6 +27,7 @@ OTHER_MX = "20 mx2.customer.example."
 KEY = "3 1 1 " + "ab" * 32
 POLICY = '"v=STSv1; id=1"'
 Zone = Mapping[tuple[str, str], list[str] | None]
+SECURE = "OK secure match=mx.customer.example servername=hostname"
 DANE: Zone = {(DOMAIN, "MX"): [MX], ("_25._tcp.mx.customer.example.", "TLSA"): [KEY]}
 
 
@@ -47,6 +48,20 @@ class Resolver:
         canonical = dns.name.from_text(self.aliases.get(str(name), str(name)))
         records = tuple(dns.rdata.from_text("IN", kind, text) for text in texts)
         return Answer(records, canonical, kind != self.insecure)
+
+
+class Policies:
+    """Answers as the MTA-STS resolver does; None is no answer at all."""
+
+    def __init__(self, answer: str | None = "NOTFOUND ") -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def __call__(self, domain: str) -> str:
+        self.asked.append(domain)
+        if self.answer is None:
+            raise NoAnswerError
+        return self.answer
 
 
 def decide(zone: Zone, insecure: str = "", aliases: Mapping[str, str] | None = None) -> str | None:
@@ -99,33 +114,41 @@ def test_a_key_that_cannot_be_found_out_is_not_replaced_by_a_policy(unanswered: 
 def test_what_was_just_found_out_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    resolver = Resolver(DANE)
-    answers = {reply(f"dane {DOMAIN}", resolver) for _ in range(3)}
+    resolver, policies = Resolver({}), Policies(SECURE)
+    answers = {reply(f"policy {DOMAIN}", resolver, policies) for _ in range(3)}
     once = len(resolver.asked)
-    assert answers == {"OK dane"}
+    assert answers == {SECURE}
     assert len(set(resolver.asked)) == once
-    now += mailroom_dane.FRESH
-    reply(f"dane {DOMAIN}", resolver)
-    assert len(resolver.asked) == 2 * once
+    assert len(policies.asked) == 1
+    now += mailroom_tls_policy.FRESH
+    reply(f"policy {DOMAIN}", resolver, policies)
+    assert (len(resolver.asked), len(policies.asked)) == (2 * once, 2)
 
 
 def test_what_could_not_be_found_out_is_asked_again() -> None:
     zone: dict[tuple[str, str], list[str] | None] = {**DANE, (DOMAIN, "MX"): None}
-    resolver = Resolver(zone)
-    assert reply(f"dane {DOMAIN}", resolver).startswith("TEMP ")
-    zone[DOMAIN, "MX"] = [MX]
-    assert reply(f"dane {DOMAIN}", resolver) == "OK dane"
+    resolver, policies = Resolver(zone), Policies(None)
+    assert reply(f"policy {DOMAIN}", resolver, policies).startswith("TEMP ")
+    zone[DOMAIN, "MX"] = []
+    assert reply(f"policy {DOMAIN}", resolver, policies).startswith("TEMP ")
+    policies.answer = SECURE
+    assert reply(f"policy {DOMAIN}", resolver, policies) == SECURE
 
 
-def test_mail_waits_while_the_servers_are_not_known(capsys: pytest.CaptureFixture[str]) -> None:
-    assert reply("dane customer.example", Resolver({(DOMAIN, "MX"): None})).startswith("TEMP ")
+@pytest.mark.parametrize(("zone", "answer"), [({(DOMAIN, "MX"): None}, "NOTFOUND "), ({}, None)])
+def test_mail_waits_while_nobody_says(zone: Zone, answer: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reply("policy customer.example", Resolver(zone), Policies(answer)).startswith("TEMP ")
     assert capsys.readouterr().err.startswith("customer.example: ")
 
 
 @pytest.mark.parametrize("destination", ["customer.example", "customer.example:25", "customer.example:smtp"])
 def test_postfix_is_told(destination: str) -> None:
-    assert reply(f"dane {destination}", Resolver(DANE)) == "OK dane"
-    assert reply(f"dane {destination}", Resolver({})) == "NOTFOUND "
+    policies = Policies(SECURE)
+    assert reply(f"policy {destination}", Resolver(DANE), policies) == "OK dane"
+    assert not policies.asked  # a policy does not save who fails DANE
+    assert reply(f"policy {destination}", Resolver({}), policies) == SECURE
+    assert policies.asked == ["customer.example"]
+    assert reply(f"policy {destination}", Resolver({}), Policies()) == "NOTFOUND "
 
 
 @pytest.mark.parametrize(
@@ -133,14 +156,15 @@ def test_postfix_is_told(destination: str) -> None:
     ["", ".example", "[mx.customer.example]", "[192.0.2.1]:25", "customer.example:587", "a..example", "a" * 64],
 )
 def test_what_is_no_domain_with_mail_servers_is_left_to_postfix(destination: str) -> None:
-    resolver = Resolver({})
-    assert reply(f"dane {destination}", resolver) == "NOTFOUND "
+    resolver, policies = Resolver({}), Policies(SECURE)
+    assert reply(f"policy {destination}", resolver, policies) == "NOTFOUND "
     assert not resolver.asked
+    assert not policies.asked
 
 
 def test_requests_are_netstrings() -> None:
-    stream = io.BytesIO(b"6:dane a,0:,")
-    assert [read(stream), read(stream), read(stream)] == ["dane a", "", None]
+    stream = io.BytesIO(b"8:policy a,0:,")
+    assert [read(stream), read(stream), read(stream)] == ["policy a", "", None]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +215,7 @@ def test_the_resolver_is_asked(resolver: socket.socket, code: int) -> None:
 
 @pytest.mark.usefixtures("resolver")
 def test_a_resolver_that_is_away_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailroom_dane, "PATIENCE", 0.01)
+    monkeypatch.setattr(mailroom_tls_policy, "PATIENCE", 0.01)
     with pytest.raises(NoAnswerError, match="timed out"):
         ask(dns.name.from_text("mx.example."), "A")
     monkeypatch.setattr("dns.query.udp_with_fallback", partial(dns.query.udp_with_fallback, port=0))
@@ -199,18 +223,61 @@ def test_a_resolver_that_is_away_gives_no_answer(monkeypatch: pytest.MonkeyPatch
         ask(dns.name.from_text("mx.example."), "A")
 
 
+@pytest.fixture
+def policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """Where the MTA-STS resolver listens."""
+    path = str(tmp_path / "mta-sts")
+    monkeypatch.setattr(mailroom_tls_policy, "MTA_STS", path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        yield listener
+
+
+@pytest.mark.parametrize("answer", [SECURE, "NOTFOUND ", "TEMP resolver is not ready", "", None])
+def test_the_mta_sts_resolver_is_asked(policies: socket.socket, answer: str | None) -> None:
+    questions = []
+
+    def serve() -> None:
+        connection, _ = policies.accept()
+        with connection, connection.makefile("rb") as stream:
+            questions.append(read(stream))
+            connection.sendall(b"nonsense" if answer is None else netstring(answer))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    if answer in (SECURE, "NOTFOUND "):
+        assert ask_policy("customer.example") == answer
+    else:
+        with pytest.raises(NoAnswerError, match="the MTA-STS resolver"):
+            ask_policy("customer.example")
+    thread.join()
+    assert questions == ["mta-sts customer.example"]
+
+
+def test_an_mta_sts_resolver_that_is_away_gives_no_answer(
+    policies: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailroom_tls_policy, "FETCHING", 0.01)
+    with pytest.raises(NoAnswerError, match="the MTA-STS resolver: timed out"):
+        ask_policy("customer.example")
+    policies.close()
+    with pytest.raises(NoAnswerError, match=r"the MTA-STS resolver: .*refused"):
+        ask_policy("customer.example")
+
+
 def test_it_serves_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that asks nothing keeps no other one waiting, and one that talks nonsense is left."""
-    monkeypatch.setattr(mailroom_dane, "ask", Resolver(DANE))
+    monkeypatch.setattr(mailroom_tls_policy, "ask", Resolver(DANE))
     path = str(tmp_path / "socket")
-    with mailroom_dane.Server(path, mailroom_dane.Session) as server:
+    with mailroom_tls_policy.Server(path, mailroom_tls_policy.Session) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         try:
             with socket.socket(socket.AF_UNIX) as idle, socket.socket(socket.AF_UNIX) as client:
                 idle.connect(path)
                 client.connect(path)
                 for _ in range(2):
-                    client.sendall(b"21:dane customer.example,")
+                    client.sendall(netstring("policy customer.example"))
                     assert client.recv(100) == b"7:OK dane,"
                 client.sendall(b"nonsense")
                 assert client.recv(100) == b""
@@ -221,10 +288,10 @@ def test_it_serves_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_systemd_is_told_when_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, stale = tmp_path / "notify", tmp_path / "socket"
     stale.touch()
-    monkeypatch.setattr("sys.argv", ["mailroom-dane", str(stale)])
+    monkeypatch.setattr("sys.argv", ["mailroom-tls-policy", str(stale)])
     monkeypatch.setitem(os.environ, "NOTIFY_SOCKET", str(path))
-    monkeypatch.setattr(mailroom_dane.Server, "serve_forever", lambda _self: None)
+    monkeypatch.setattr(mailroom_tls_policy.Server, "serve_forever", lambda _self: None)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(path))
-        mailroom_dane.main()
+        mailroom_tls_policy.main()
         assert systemd.recv(100) == b"READY=1"
