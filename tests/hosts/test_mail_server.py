@@ -306,11 +306,22 @@ class TestRefusals:
         ("sender", "recipient"),
         [("jörg@customer.example", f"{ALIASES[0]}@{DOMAIN}"), (STRANGER, f"{ALIASES[0]}+jörg@{DOMAIN}")],
     )
-    def test_an_address_that_the_mailbox_cannot_take_is_refused(self, sender: str, recipient: str) -> None:
-        """Dovecot's LMTP speaks ASCII: taken and then bounced, this would hit whoever the sender was forged from."""
+    def test_letters_beyond_ascii_that_were_not_announced_are_refused(self, sender: str, recipient: str) -> None:
+        """Taken and refused by the mailbox, this would be a bounce for whoever the sender was forged from."""
         with stranger() as session:
-            session.send(f"MAIL FROM:<{sender}>\r\nRCPT TO:<{recipient}>\r\n".encode())
-            assert [session.getreply()[0], session.getreply()[0]] == [250, 553]
+            session.send(f"MAIL FROM:<{sender}>\r\n".encode())
+            session.getreply()
+            session.send(f"RCPT TO:<{recipient}>\r\n".encode())
+            assert session.getreply()[0] in (503, 553)
+
+    def test_letters_beyond_ascii_are_taken_if_the_mailbox_takes_them(self) -> None:
+        """Dovecot 2.3 does not, and so would lose Postfix's report that one of them is wrong."""
+        taken = HOSTS.ssh(MAIL, ". /etc/os-release && echo $VERSION_ID").strip() != "12"
+        for session in (stranger(), submission()):
+            with session:
+                session.ehlo()
+                assert session.has_extn("smtputf8") == taken
+                assert session.docmd("MAIL", f"FROM:<{STRANGER}> SMTPUTF8")[0] == (250 if taken else 555)
 
     @pytest.mark.parametrize("port", [465, 587])
     def test_submission_is_for_logins_only(self, port: int) -> None:
@@ -349,7 +360,7 @@ class TestRefusals:
             assert session.docmd("MAIL", f"FROM:<{STRANGER}>")[0] == 503
         with stranger() as session:
             assert session.verify(f"{ALIASES[0]}@{DOMAIN}")[0] == 502
-            assert not {"vrfy", "etrn", "dsn", "smtputf8"} & set(session.esmtp_features)
+            assert not {"vrfy", "etrn", "dsn"} & set(session.esmtp_features)
 
     @pytest.mark.parametrize("sender", ["stranger@nowhere.invalid", "stranger"])
     def test_a_sender_that_cannot_be_answered_is_refused(self, sender: str) -> None:
