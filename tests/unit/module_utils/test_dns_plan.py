@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -358,6 +359,12 @@ WANTED = st.lists(
     max_size=4,
     unique_by=lambda one: one.key,
 )
+
+
+def not_all(term: str) -> bool:
+    return not spf.is_all(term)
+
+
 POLICIES = st.builds(
     Policy,
     apexes=st.just(frozenset({APEX})),
@@ -463,8 +470,12 @@ def test_property_what_is_wanted_is_there_afterwards_or_a_conflict_says_why(
         for value in one.rrset.values:
             if one.shared and spf.is_spf(value):
                 [record] = [value for value in found if spf.is_spf(value)]
-                ours = {spf.same(term) for term in spf.terms(value) if not spf.is_all(term)}
-                assert ours <= {spf.same(term) for term in spf.terms(record)}
+                ours, terms = ([*itertools.takewhile(not_all, spf.terms(text))] for text in (value, record))
+                assert {*map(spf.same, ours)} <= {*map(spf.same, terms)}, "no receiver comes to all of ours"
+                before = zone.get(one.key, RRset(0, frozenset())).values
+                known = {spf.same(term) for text in before if spf.is_spf(text) for term in spf.terms(text)}
+                new = [term for term in ours if spf.same(term) not in known]
+                assert terms[: len(new)] == new, "a term of others may decide before ours"
             else:
                 assert value in found
                 assert value in result.ledger.get(one.key, ()) or one.key == (APEX, "A")  # which is not ours
