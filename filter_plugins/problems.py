@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import difflib
 import ipaddress
+import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,10 +37,16 @@ TRUST_ANCHOR = re.compile(
     r"(DS +[0-9]+ +[0-9]+ +[0-9]+ +[0-9A-F ]+|DNSKEY +[0-9]+ +3 +[0-9]+ +[A-Z0-9+/= ]+)",
     re.IGNORECASE,
 )
+SELECTOR = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")  # room for -ed25519 and a number in a label of 63
+MAX_NAME = 253  # characters without the final dot: 255 octets (RFC 1035, 2.3.4)
 KEY_ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 CONTACTS = ("everyone", "partners", "followers")  # who may write to an alias: mail.alias.alias_contact in Odoo
 DEBIAN = ("12", "13")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+# What stands before a domain's and a mail host's name in DNS, if a zone of its own begins there.
+DOMAIN_PREFIXES = ("_dmarc.", "_mta-sts.", "_smtp._tls.", "mta-sts.", "_acme-challenge.mta-sts.")
+HOST_PREFIXES = ("_25._tcp.", "_acme-challenge.")
 
 # Numbers in Odoo's settings, and what they are numbers of.
 ODOO_NUMBERS = {
@@ -165,7 +173,7 @@ def domain_problem(name: str) -> str:
     if name != name.lower() and not domain_problem(name.lower()):
         return f"has capital letters: write {name.lower()}"
     labels = name.split(".")
-    if len(name) > 253 or not all(LABEL.fullmatch(label) for label in labels):
+    if len(name) > MAX_NAME or not all(LABEL.fullmatch(label) for label in labels):
         return "is no domain: letters, digits and hyphens between single dots, such as example.com"
     if len(labels) < 2:
         return "is no domain: it needs a dot, as in example.com"
@@ -613,7 +621,7 @@ def _algorithm_problem(name: str) -> str:
 
 
 def _zone_problem(name: str) -> str:
-    if len(name) <= 253 and all(ZONE_LABEL.fullmatch(label) for label in name.split(".")):
+    if len(name) <= MAX_NAME and all(ZONE_LABEL.fullmatch(label) for label in name.split(".")):
         return ""
     return "is no zone: write it in lower case without a dot at its end, such as example.com or 2.0.192.in-addr.arpa"
 
@@ -646,6 +654,78 @@ def zone_problems(zones: object, read_only: bool = False) -> list[str]:
         problems.text(f"{variable}.key_algorithm", algorithm, _algorithm_problem, "leave it out for hmac-sha256")
         remedy = "name the file on the control node with the TSIG key's secret in base64"
         problems.text(f"{variable}.key_file", zone.get("key_file"), _key_problem, remedy)
+    return problems.lines
+
+
+def _selector_problem(name: str) -> str:
+    if name != name.lower() and not _selector_problem(name.lower()):
+        return f"has capital letters: write {name.lower()}"
+    return (
+        "" if SELECTOR.fullmatch(name) else "is no selector: use a-z, digits and hyphens between, at most 50 characters"
+    )
+
+
+def _derived(name: str, prefixes: Sequence[str]) -> list[str]:
+    return [f"{prefix}{name}" for prefix in ("", *prefixes)]
+
+
+def dns_name_problems(databases: object, hosts: object, selector: object) -> list[str]:
+    """Problems of `dkim_selector` and of names that are made of the inventory's, one line each. Raises nothing.
+
+    hosts: hostvars of all mail hosts.
+    """
+    problems = Problems()
+    selector = problems.text("dkim_selector", selector, _selector_problem, "leave it out for mailroom1")
+    prefix = f"{selector or 'mailroom1'}-ed25519._domainkey."  # no other name in a domain is as long
+    remedy = f"characters, and {MAX_NAME} are the most in DNS: use a shorter name"
+    for variable, database in Problems().items("odoo_databases", databases):
+        for domain in _whole(database.get("domains") if isinstance(database, Mapping) else None, ["name"]):
+            if not domain_problem(domain["name"]) and len(prefix + domain["name"]) > MAX_NAME:
+                what = f"{prefix}... would have {len(prefix + domain['name'])} {remedy}"
+                problems.add(f"{variable}.domains[{domain['name']}].name", what)
+    for host in _whole(hosts, ["inventory_hostname"]):
+        name = host["inventory_hostname"]
+        if not domain_problem(name) and len(f"_25._tcp.{name}") > MAX_NAME:
+            problems.add(name, f"_25._tcp.... would have {len(f'_25._tcp.{name}')} {remedy}")
+    return problems.lines
+
+
+def unused_zone_problems(zones: object, databases: object, hosts: object, selector: object, ledger: str) -> list[str]:
+    """Zones of `dns_records_zones` in which nothing of ours would lie, one line each. Takes anything, raises nothing.
+
+    hosts: hostvars of all mail hosts. ledger: the file that says what was written once, which may have to go.
+    """
+    domains = [
+        domain["name"]
+        for database in entries_of(databases)
+        if isinstance(database, Mapping)
+        for domain in _whole(database.get("domains"), ["name"])
+    ]
+    names = [name for domain in domains for name in _derived(domain, (f"{selector}._domainkey.", *DOMAIN_PREFIXES))]
+    addresses: list[str] = []
+    for host in _whole(hosts, ["inventory_hostname"]):
+        certified = [name for name in entries_of(host.get("certificate_names")) if is_text(name)]
+        for name in (host["inventory_hostname"], *certified):
+            names += _derived(name, HOST_PREFIXES)
+        for address in (host.get("mail_host_ipv4"), host.get("mail_host_ipv6")):
+            try:
+                addresses.append(ipaddress.ip_address(str(address)).reverse_pointer)
+            except ValueError:
+                continue
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
+        names += [key.partition(" ")[0].rstrip(".") for key in json.loads(Path(ledger).read_text("utf-8"))["records"]]
+    problems = Problems()
+    for variable, zone in Problems().items("dns_records_zones", zones):
+        zone_name = zone.get("name") if isinstance(zone, Mapping) else None
+        if not is_text(zone_name) or _zone_problem(zone_name):
+            continue
+        tree = next((end for end in (".in-addr.arpa", ".ip6.arpa") if f".{zone_name}".endswith(end)), "")
+        if tree and not any(address.endswith(tree) for address in addresses):
+            continue  # no host has such an address, perhaps no longer
+        if not any(f".{name}".endswith(f".{zone_name}") for name in (*names, *addresses)):
+            near = difflib.get_close_matches(zone_name, domains, 1, 0.8)
+            what = f"holds no name of ours{f' ({near[0]}?)' if near else ''}: correct it, or take the zone out"
+            problems.add(f"{variable}.name", what)
     return problems.lines
 
 
@@ -967,6 +1047,7 @@ class FilterModule:
         """The filters by name."""
         return {
             "askable_databases": askable_databases,
+            "dns_name_problems": dns_name_problems,
             "dnsbl_problems": dnsbl_problems,
             "host_problems": host_problems,
             "inventory_problems": inventory_problems,
@@ -976,5 +1057,6 @@ class FilterModule:
             "problem_list": problem_list,
             "resolver_problems": resolver_problems,
             "smarthost_problems": smarthost_problems,
+            "unused_zone_problems": unused_zone_problems,
             "zone_problems": zone_problems,
         }

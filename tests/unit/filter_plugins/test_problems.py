@@ -16,6 +16,7 @@ from filter_plugins.problems import (
     FilterModule,
     address_problem,
     askable_databases,
+    dns_name_problems,
     dnsbl_problems,
     domain_problem,
     host_problem,
@@ -28,6 +29,7 @@ from filter_plugins.problems import (
     problem_list,
     resolver_problems,
     smarthost_problems,
+    unused_zone_problems,
     url_problem,
     zone_problems,
 )
@@ -572,6 +574,86 @@ def test_a_zone_is_given_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("selector", ["mailroom1", "a", "2026-11", "a" * 50])
+def test_a_selector_is_one_label_with_room_for_more(selector: str) -> None:
+    assert dns_name_problems([SOUND], [HOST], selector) == []
+
+
+@pytest.mark.parametrize(
+    ("selector", "problem"),
+    [
+        ("Mailroom1", "'Mailroom1' has capital letters: write mailroom1"),
+        ("a" * 51, "is no selector: use a-z, digits and hyphens between, at most 50 characters"),
+        ("a.b", "is no selector"),
+        ("_a", "is no selector"),
+        ("a-", "is no selector"),
+        ("", "is missing: leave it out for mailroom1"),
+        (2026, "is a number, not text: put it in quotes"),
+    ],
+)
+def test_what_is_no_selector_is_refused(selector: object, problem: str) -> None:
+    (line,) = dns_name_problems([SOUND], [HOST], selector)
+    assert line.startswith("dkim_selector: ")
+    assert problem in line
+
+
+def test_a_name_that_is_too_long_for_what_is_put_before_it_is_refused() -> None:
+    """RFC 1035, 2.3.4."""
+    long = ".".join(["a" * 63] * 3 + ["b" * 33])
+    database = {"name": "prod", "domains": [{"name": long[:-1]}, {"name": long}]}
+    assert dns_name_problems([database], [], "mailroom1") == [
+        f"odoo_databases[prod].domains[{long}].name: mailroom1-ed25519._domainkey.... would have 254 characters, "
+        "and 253 are the most in DNS: use a shorter name"
+    ]
+    host = ".".join(["a" * 63] * 3 + ["b" * 53])
+    assert dns_name_problems([], [{"inventory_hostname": host[:-1]}], "mailroom1") == []
+    (line,) = dns_name_problems([], [{"inventory_hostname": host}], "mailroom1")
+    assert line == f"{host}: _25._tcp.... would have 254 characters, and 253 are the most in DNS: use a shorter name"
+
+
+def unused(*zones: object, host: dict[str, Any] = HOST, ledger: str = "") -> list[str]:
+    return unused_zone_problems([{"name": zone} for zone in zones], [SOUND], [host], "mailroom1", ledger)
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "example.com",
+        "com",
+        "erp.example.com",
+        "_domainkey.example.com",
+        "_dmarc.example.com",
+        "mail.example.com",
+        "_tcp.mail.example.com",
+        "_acme-challenge.mail.example.com",
+        "2.0.192.in-addr.arpa",
+        "8.b.d.0.1.0.0.2.ip6.arpa",
+    ],
+)
+def test_a_zone_that_holds_a_name_of_ours_is_of_use(zone: str) -> None:
+    assert unused(zone) == []
+
+
+@pytest.mark.parametrize(
+    ("zone", "near"),
+    [("exmaple.com", " (example.com?)"), ("3.0.192.in-addr.arpa", ""), ("_dmarc.customer.example", "")],
+)
+def test_a_zone_that_holds_no_name_of_ours_is_refused(zone: str, near: str) -> None:
+    assert unused("example.com", zone) == [
+        f"dns_records_zones[{zone}].name: holds no name of ours{near}: correct it, or take the zone out"
+    ]
+
+
+def test_a_zone_from_which_something_may_have_to_go_is_of_use(tmp_path: Path) -> None:
+    host = {**HOST, "mail_host_ipv6": "", "certificate_names": ["imap.customer.example"]}
+    assert unused("8.b.d.0.1.0.0.2.ip6.arpa", "customer.example", host=host) == []
+    ledger = tmp_path / "ledger.json"
+    ledger.write_text('{"records": {"old.example. MX": ["10 mail.example.com."]}}')
+    assert unused("old.example", ledger=str(ledger)) == []
+    ledger.write_text("[]")
+    assert len(unused("old.example", ledger=str(ledger))) == 1
+
+
 def test_a_sound_host_has_no_problems() -> None:
     assert host_problems([HOST]) == []
     assert host_problems([{**HOST, "mail_host_ipv6": None}, {**HOST, "ansible_facts": {}}]) == []
@@ -822,7 +904,9 @@ def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
     postfix = [*smarthost_problems(value, value), *dnsbl_problems(value)]
     mailboxes = mailbox_problems(value, value)
     resolver = resolver_problems(value, value, value)
-    for lines in (inventory_problems(value), zone_problems(value), host_problems(value), mailboxes, resolver, postfix):
+    names = [*dns_name_problems(value, value, value), *unused_zone_problems(value, value, value, value, "")]
+    inventory = [*inventory_problems(value), *zone_problems(value), *host_problems(value), *names]
+    for lines in (inventory, mailboxes, resolver, postfix):
         for line in lines:
             assert isinstance(line, str)
             assert len(line.splitlines()) == 1
@@ -1027,6 +1111,7 @@ def test_a_list_of_bad_addresses_with_a_problem(site: Any, problem: str) -> None
 def test_the_filters_have_names() -> None:
     assert sorted(FilterModule().filters()) == [
         "askable_databases",
+        "dns_name_problems",
         "dnsbl_problems",
         "host_problems",
         "inventory_problems",
@@ -1036,6 +1121,7 @@ def test_the_filters_have_names() -> None:
         "problem_list",
         "resolver_problems",
         "smarthost_problems",
+        "unused_zone_problems",
         "zone_problems",
     ]
 
