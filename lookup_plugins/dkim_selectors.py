@@ -66,20 +66,36 @@ class Signer(TypedDict):
 def dkim_selectors(directory: Path, domains: Iterable[str], selector: str, removed: bool = False) -> list[Signer]:
     """Answer the keys of domains, as the lookup does.
 
-    Raises ValueError in one line when selectors.json is something else, OSError when it cannot be read.
+    Raises ValueError in one line when selectors.json is something else or was lost, OSError when it cannot be read.
     """
     path = directory / "selectors.json"
+    domains = list(dict.fromkeys(name.lower() for name in domains))
     try:
         known = json.loads(path.read_text(encoding="utf-8"))["domains"] if path.exists() else {}
-        return [
+        found: list[Signer] = [
             {"domain": domain, "selector": f"{name}{suffix}", "type": kind, "signs": phase == "signs"}
-            for domain in dict.fromkeys(name.lower() for name in domains)
+            for domain in domains
             for name, phase in _keys(known.get(domain), selector)
             if phase in (("removed",) if removed else PUBLISHED)
             for suffix, kind in (("", "rsa"), ("-ed25519", "ed25519"))
         ]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} does not say which DKIM keys sign: restore it from a backup") from None
+    for domain in domains:
+        others = set() if domain in known else _selectors(directory, domain) - {selector.lower()}
+        if others:
+            raise ValueError(
+                f"{path} does not say which DKIM keys of {domain} sign, and there are those of "
+                f"{', '.join(sorted(others))}: restore it from a backup, or make dkim_selector the one that the mail "
+                f"host signs with, and remove the other {domain}.*.key"
+            )
+    return found
+
+
+def _selectors(directory: Path, domain: str) -> set[str]:
+    """Answer the selectors of which there are keys, each one label: with a dot, it is another domain's that goes on."""
+    names = {file.name.removeprefix(f"{domain}.").removesuffix(".key") for file in directory.glob(f"{domain}.*.key")}
+    return {name.removesuffix("-ed25519") for name in names if "." not in name}
 
 
 def _keys(entries: Sequence[dict[str, str]] | None, selector: str) -> list[tuple[str, str]]:

@@ -46,6 +46,27 @@ def test_a_file_that_says_something_else_is_told_in_one_line(content: str, tmp_p
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kept", [None, {"other.example": (Key("mailroom1", "signs", 0),)}])
+def test_keys_that_follow_the_first_are_not_forgotten_with_the_file(kept: Any, tmp_path: Path) -> None:
+    """The first keys made anew would sign with what nobody finds in DNS yet."""
+    if kept:
+        dkim_state.save(tmp_path / dkim_state.FILE, kept)
+    for selector in ("mailroom2", "mailroom2-ed25519"):
+        (tmp_path / f"example.com.{selector}.key").touch()
+    with pytest.raises(
+        AnsibleLookupError, match=r"keys of example\.com sign, and .* of mailroom2: restore it"
+    ) as error:
+        run(tmp_path)
+    assert "\n" not in str(error.value)
+    assert dkim_selectors(tmp_path, ["example.com"], "mailroom2")[0]["selector"] == "mailroom2"
+
+
+def test_the_first_keys_and_those_of_other_domains_are_not_taken_for_others(tmp_path: Path) -> None:
+    for name in ("example.com.mailroom1", "example.com.mailroom1-ed25519", "example.com.au.mailroom2", "x.other"):
+        (tmp_path / f"{name}.key").touch()
+    assert told(tmp_path)[0][1] == "mailroom1"
+
+
 def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "selectors.json").mkdir()
     with pytest.raises(AnsibleLookupError, match=r"selectors\.json: Is a directory: let the user"):
