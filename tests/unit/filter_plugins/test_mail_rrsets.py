@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from filter_plugins import mta_sts, tlsa
 from filter_plugins.addresses import REPORT_NAMES
 from filter_plugins.mail_rrsets import RRset, mail_domains, mail_hosts, mail_rrsets, public_keys
 
@@ -22,7 +28,7 @@ def keys(*domains: str) -> list[dict[str, str]]:
     return [{"domain": name, "selector": "mailroom1", "public": f"MII{name}"} for name in domains]
 
 
-def rrsets(*domains: str, hosts: list[dict[str, str]] | None = None, **options: Any) -> dict[tuple[str, str], RRset]:
+def rrsets(*domains: str, hosts: Sequence[Any] | None = None, **options: Any) -> dict[tuple[str, str], RRset]:
     found = mail_rrsets(databases(*domains), hosts or [HOST], keys(*domains), **options)
     assert len({(one["name"], one["type"]) for one in found}) == len(found)
     return {(one["name"], one["type"]): one for one in found}
@@ -105,6 +111,46 @@ def test_every_host_receives_and_sends_the_mail_of_every_domain() -> None:
         assert (f"_dmarc.{domain}", "TXT") in found
         assert (f"mailroom1._domainkey.{domain}", "TXT") in found
     assert ("mail2.example.com.", "AAAA") not in found
+
+
+def test_several_hosts_with_certificates_of_their_own(tmp_path: Path) -> None:
+    """The policy names all of them, the first one serves it, and each has the keys of its own files."""
+    digests: dict[str, list[str]] = {}
+    hostvars: dict[str, dict[str, Any]] = {}
+    names = [HOST["name"], SECOND["name"]]
+    for name in names:
+        digests[name] = []
+        files = {key: tmp_path / f"{name}.{key}.pem" for key in ("certificate_key_file", "certificate_next_key_file")}
+        for file in files.values():
+            key = ec.generate_private_key(ec.SECP256R1())
+            file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            digests[name].append(hashlib.sha256(der).hexdigest())
+        hostvars[name] = {
+            "inventory_hostname": name,
+            "groups": {"mail_hosts": names},
+            "mail_host_ipv4": {HOST["name"]: HOST, SECOND["name"]: SECOND}[name]["ipv4"],
+            "certificate_mode": "files",
+            "odoo_databases": databases("example.com", "erp.example.com"),
+            **{key: str(file) for key, file in files.items()},
+        }
+    policy = mta_sts.published_policy(hostvars[names[0]])
+    assert policy["policy"].splitlines()[2:4] == [f"mx: {name}" for name in names]
+    found = rrsets(
+        "example.com",
+        "erp.example.com",
+        hosts=mail_hosts(names, hostvars),
+        mta_sts=policy,
+        tlsa=tlsa.tlsa_keys(hostvars.values(), str(tmp_path)),
+    )
+    for name in names:
+        assert found[f"_25._tcp.{name}.", "TLSA"]["values"] == [f"3 1 1 {digest}" for digest in digests[name]]
+    for domain in ("example.com", "erp.example.com"):
+        assert found[f"{domain}.", "MX"]["values"] == [f"10 {name}." for name in names]
+        assert found[f"mta-sts.{domain}.", "CNAME"]["values"] == [f"{names[0]}."]
+        assert found[f"{domain}.", "TXT"]["values"] == ["v=spf1 ip4:192.0.2.25 ip4:192.0.2.26 ~all"]
+    [announced] = {found[f"_mta-sts.{domain}.", "TXT"]["values"][0] for domain in ("example.com", "erp.example.com")}
+    assert announced == f"v=STSv1; id={hashlib.sha256(policy['policy'].encode()).hexdigest()[:32]}"
 
 
 def test_a_domain_of_two_databases_is_published_once() -> None:
