@@ -109,7 +109,13 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     if problems:
         raise Refused("\n".join(problems))
     policy = dns_plan.Policy(
-        frozenset(names), adopt, remove, parameters["mx_takeover"], parameters["spf_consolidate"], parameters["prune"]
+        apexes=frozenset(names),
+        hosts=dns_zone.hosts_of(dns_zone.wanted_sets(parameters["records"], [])),
+        adopt=adopt,
+        remove=remove,
+        mx_takeover=parameters["mx_takeover"],
+        spf_consolidate=parameters["spf_consolidate"],
+        prune=parameters["prune"],
     )
     path = Path(parameters["ledger"])
     try:

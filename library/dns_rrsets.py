@@ -141,6 +141,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     wanted = dns_zone.wanted_sets(parameters["records"], problems)
     policy = dns_plan.Policy(
         apexes=frozenset(zone.name for zone in zones),
+        hosts=dns_zone.hosts_of(wanted),
         adopt=frozenset(dns_zone.checked_name(name, "adopt", problems) for name in parameters["adopt"]),
         remove=frozenset(dns_zone.checked_name(name, "remove", problems) for name in parameters["remove"]),
         mx_takeover=parameters["mx_takeover"],

@@ -22,7 +22,8 @@ Key = tuple[str, str]
 TYPES = frozenset({"A", "AAAA", "CAA", "CNAME", "MX", "PTR", "SRV", "TLSA", "TXT"})
 """The types that are planned at all; whatever holds a zone together (SOA, NS, DS, DNSKEY...) is refused."""
 
-_ADDRESSES = ("A", "AAAA")
+ADDRESSES = ("A", "AAAA")
+"""The types of a host's addresses."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a person has allowed.
+    """What a person has allowed, and what is so beyond the zone.
 
-    apexes: the names of the zones; adopt: names whose foreign values may be replaced; remove: names at which what we
-    wrote goes, when it is wanted no longer, and prune: all of it.
+    apexes: the names of the zones; hosts: those that are wanted to have an address, in any zone; adopt: names whose
+    foreign values may be replaced; remove: names at which what we wrote goes, when it is wanted no longer, and prune:
+    all of it.
     """
 
     apexes: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
     adopt: frozenset[str] = frozenset()
     remove: frozenset[str] = frozenset()
     mx_takeover: bool = False
@@ -157,9 +160,10 @@ def plan(
         before = observed.get(key)
         bare = Wanted(*key, RRset(before.ttl if before else 0, frozenset()), shared=True)
         after, _ = _shared(bare, before, ledger, policy)
-        # Of a host that stays, an address that it has no longer would lead others to nowhere.
+        # Of a host that stays, an address that it has no longer would lead others to nowhere; nor is that its name.
         pruned = policy.prune or key[0] in policy.remove
-        pruned = pruned or (key[1] in _ADDRESSES and any((key[0], kind) in asked for kind in _ADDRESSES))
+        pruned = pruned or (key[1] in ADDRESSES and any((key[0], kind) in asked for kind in ADDRESSES))
+        pruned = pruned or (key[1] == "PTR" and ledger.get(key, frozenset()) <= policy.hosts)
         if before == after or pruned:
             ours = _recorded(ours, key, {})
         else:

@@ -32,9 +32,9 @@ import dns.tsig
 import dns.update
 
 if TYPE_CHECKING:
-    from module_utils.dns_plan import Change, Key, Plan, Policy, RRset, Wanted, keys, plan
+    from module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan
 else:
-    from ansible.module_utils.dns_plan import Change, Key, Plan, Policy, RRset, Wanted, keys, plan
+    from ansible.module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan
 
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 Ledger = Mapping[Key, frozenset[str]]
@@ -147,6 +147,11 @@ def wanted_sets(records: Iterable[Mapping[str, Any]], problems: list[str]) -> li
         shared, signed = record["ownership"] == "shared", record.get("where") == "signed"
         wanted.append(Wanted(name, kind, rrset, shared, signed))
     return wanted
+
+
+def hosts_of(wanted: Iterable[Wanted]) -> frozenset[str]:
+    """Answer the names that are wanted to have an address."""
+    return frozenset(one.name for one in wanted if one.type in ADDRESSES)
 
 
 def to_rdata(kind: str, value: str) -> dns.rdata.Rdata:

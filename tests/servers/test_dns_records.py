@@ -271,7 +271,7 @@ def test_a_record_equal_to_the_wildcard_is_somebodys(server: NameServer, publish
 
 
 def test_a_record_goes_into_the_zone_that_holds_its_name(server: NameServer, publish: Publisher) -> None:
-    answer = publish(*RECORDS, rrset(PTR, "PTR", "mail.example.com."))
+    answer = publish(*RECORDS, rrset(PTR, "PTR", "former.example.com."))
     assert answer["warnings"] == []
     assert server.values(PTR, "PTR") == {HOST}
     assert len(answer["diff"]) == 2
@@ -391,6 +391,14 @@ def test_what_is_wanted_no_longer_is_told_and_goes_when_told(server: NameServer,
     assert publish(*RECORDS[:-1], prune=True)["changed"] is False
 
 
+def test_the_name_of_an_address_goes_with_it(server: NameServer, publish: Publisher) -> None:
+    """Though it lies in another zone."""
+    publish(rrset(HOST, "A", "192.0.2.25"), rrset(PTR, "PTR", HOST))
+    assert server.values(PTR, "PTR") == {HOST}
+    assert publish(rrset(HOST, "A", "192.0.2.26"))["leftovers"] == []
+    assert server.values(PTR, "PTR") == set()
+
+
 def test_a_name_to_remove_loses_what_we_wrote_and_nothing_else(server: NameServer, publish: Publisher) -> None:
     publish(*RECORDS)
     without = [one for one in RECORDS if one["name"] not in (DKIM, DMARC)]
@@ -417,7 +425,7 @@ def test_that_a_set_is_shown_is_seen_and_how_long_others_may_remember(server: Na
 
 
 def test_what_is_wanted_no_longer_is_told_once(publish: Publisher) -> None:
-    publish(*RECORDS, rrset(PTR, "PTR", "mail.example.com."))
+    publish(*RECORDS, rrset(PTR, "PTR", "former.example.com."))
     assert publish()["leftovers"] == [f"{PTR} PTR"]
 
 

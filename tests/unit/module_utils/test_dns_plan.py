@@ -247,6 +247,25 @@ def test_an_address_that_a_host_has_no_longer_goes_untold() -> None:
     assert (second.leftovers, second.ledger) == ((), {IPV4.key: IPV4.rrset.values})
 
 
+REVERSE = ("5.2.0.0.8.b.d.0.1.0.0.2.ip6.arpa.", "PTR")
+
+
+@pytest.mark.parametrize("hosts", [frozenset(), frozenset({HOST}), frozenset({"other.example.com."})])
+def test_the_name_of_an_address_goes_with_it_while_its_host_stays(hosts: frozenset[str]) -> None:
+    """Its zone is another one than the host's."""
+    zone, first = run(Wanted(*REVERSE, rrset(HOST)))
+    after, second = run(zone=zone, ledger=first.ledger, hosts=hosts)
+    assert (after, second.ledger) == (({}, {}) if HOST in hosts else (zone, first.ledger))
+    assert second.leftovers == (() if HOST in hosts else (REVERSE,))
+
+
+def test_the_name_that_others_gave_an_address_stays() -> None:
+    zone = {REVERSE: rrset(HOST, "other.example.net.")}
+    after, _ = run(zone=zone, ledger={REVERSE: frozenset({HOST})}, hosts=frozenset({HOST}))
+    assert after == {REVERSE: rrset("other.example.net.")}
+    assert run(zone=zone, hosts=frozenset({HOST}))[0] == zone
+
+
 def test_an_address_of_others_stays_whatever_a_host_has() -> None:
     zone = {(HOST, "AAAA"): rrset("2001:db8::80")}
     after, _ = run(IPV4, zone=zone, ledger={IPV6.key: IPV6.rrset.values})
@@ -303,6 +322,7 @@ VALUES = {
     "A": st.sampled_from(["192.0.2.1", "192.0.2.2"]),
     "AAAA": st.sampled_from(["2001:db8::1", "2001:db8::2"]),
     "CNAME": st.sampled_from(["a.example."]),
+    "PTR": st.sampled_from(["a.example.", "b.example."]),
 }
 NAMES = st.sampled_from([APEX, DMARC])
 TTLS = st.sampled_from([60, 3600])
@@ -329,6 +349,7 @@ LEDGERS: st.SearchStrategy[dict[Key, frozenset[str]]] = st.lists(
         st.tuples(st.tuples(NAMES, st.just("MX")), st.frozensets(VALUES["MX"], min_size=1, max_size=2)),
         st.tuples(st.tuples(NAMES, st.just("A")), st.frozensets(VALUES["A"], min_size=1, max_size=2)),
         st.tuples(st.tuples(NAMES, st.just("AAAA")), st.frozensets(VALUES["AAAA"], min_size=1, max_size=2)),
+        st.tuples(st.tuples(NAMES, st.just("PTR")), st.frozensets(VALUES["PTR"], min_size=1, max_size=2)),
         st.tuples(st.tuples(NAMES, st.just("CNAME")), st.frozensets(VALUES["CNAME"], min_size=1)),
         st.tuples(st.tuples(NAMES, st.just("SPF")), st.frozensets(st.sampled_from([*TERMS[:2], "~all", "-all"]))),
     ),
@@ -368,6 +389,7 @@ def not_all(term: str) -> bool:
 POLICIES = st.builds(
     Policy,
     apexes=st.just(frozenset({APEX})),
+    hosts=st.just(frozenset({"a.example."})),
     adopt=st.frozensets(NAMES, max_size=1),
     mx_takeover=st.booleans(),
     spf_consolidate=st.booleans(),
