@@ -72,6 +72,7 @@ def mail_rrsets(
     tlsa: Sequence[Mapping[str, Any]] = (),
     dane: str = "auto",
     caa: Sequence[Mapping[str, Any]] = (),
+    dmarc_reports: Sequence[str] = (),
 ) -> list[RRset]:
     """The records that mail to and from every alias domain needs, sorted by name and type.
 
@@ -82,6 +83,8 @@ def mail_rrsets(
     tlsa_keys answers them. dane: auto, always or never, whether they are published; auto where the zone is signed.
     caa: {host, values}, who may issue certificates for mail hosts as the filter caa_values answers it; left out for a
     host named like a domain, whose other certificates are not ours to judge.
+    dmarc_reports: addresses that DMARC reports go to, by default dmarc-reports@ of each domain. Where one is in
+    another domain of ours, that domain agrees (RFC 9990, 4).
     Raises ValueError in one line when a host has no address or a domain has no key.
     """
     found: dict[tuple[str, str], RRset] = {}
@@ -184,13 +187,24 @@ def mail_rrsets(
                 "RFC 8463 4" if key.get("type") == "ed25519" else "RFC 6376 3.6.1",
                 "verifies the signature under the domain's mail",
             )
+        reports = dmarc_reports or [f"dmarc-reports@{domain}"]
         add(
             f"_dmarc.{domain}",
             "TXT",
-            f"v=DMARC1; p={dmarc_policy}; rua=mailto:dmarc-reports@{domain}",
+            f"v=DMARC1; p={dmarc_policy}; rua={','.join(f'mailto:{address}' for address in reports)}",
             "RFC 9989",
             "says what becomes of mail that only pretends to come from the domain",
         )
+        for target in dict.fromkeys(address.rpartition("@")[2].lower() for address in reports):
+            if target in domains and not _related(target, domain):
+                add(
+                    f"{domain}._report._dmarc.{target}",
+                    "TXT",
+                    "v=DMARC1;",
+                    "RFC 9990 4",
+                    "agrees to get the DMARC reports of the other domain, which nobody would send without",
+                    level="recommended",
+                )
         add(
             f"_smtp._tls.{domain}",
             "TXT",
@@ -223,6 +237,11 @@ def mail_rrsets(
 def _domain(value: object) -> str:
     """A name in lower case without the final dot."""
     return str(value).lower().rstrip(".")
+
+
+def _related(one: str, other: str) -> bool:
+    """Whether one of two names lies in the other."""
+    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
 class FilterModule:

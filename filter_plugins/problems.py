@@ -690,6 +690,22 @@ def dns_name_problems(databases: object, hosts: object, selector: object) -> lis
     return problems.lines
 
 
+def _report_address_problem(address: str) -> str:
+    if problem := address_problem(address):
+        return problem
+    fine = re.fullmatch(r"[A-Za-z0-9._+-]+", address.rpartition("@")[0])  # else it would need %xx (RFC 9989)
+    return "" if fine else "cannot stand in a DMARC record: use letters, digits and . _ + - before the @"
+
+
+def report_problems(addresses: object) -> list[str]:
+    """Problems of `dns_records_dmarc_reports`, one line each. Takes anything, raises nothing."""
+    problems = Problems()
+    for place, (_, address) in enumerate(problems.items("dns_records_dmarc_reports", addresses)):
+        where = f"dns_records_dmarc_reports[{place}]"
+        problems.text(where, address, _report_address_problem, "remove the empty entry")
+    return problems.lines
+
+
 def unused_zone_problems(zones: object, databases: object, hosts: object, selector: object, ledger: str) -> list[str]:
     """Zones of `dns_records_zones` in which nothing of ours would lie, one line each. Takes anything, raises nothing.
 
@@ -1055,6 +1071,7 @@ class FilterModule:
             "only_odoo_online": only_odoo_online,
             "problem_count": problem_count,
             "problem_list": problem_list,
+            "report_problems": report_problems,
             "resolver_problems": resolver_problems,
             "smarthost_problems": smarthost_problems,
             "unused_zone_problems": unused_zone_problems,

@@ -16,10 +16,10 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 MISSING = ""
 if TYPE_CHECKING:
-    from module_utils import dns_ledger, dns_plan, dns_world, dns_zone, octodns_files
+    from module_utils import dns_ledger, dns_outside, dns_plan, dns_world, dns_zone, octodns_files
 else:
     try:
-        from ansible.module_utils import dns_ledger, dns_plan, dns_world, dns_zone, octodns_files
+        from ansible.module_utils import dns_ledger, dns_outside, dns_plan, dns_world, dns_zone, octodns_files
     except ImportError as error:
         MISSING = str(error)
 
@@ -146,6 +146,7 @@ def _run(
         known = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], zones) == zone}
         drafts.append(dns_zone.prepare_at(server, zone, ours, known, policy))
     conflicts = [conflict for draft in drafts for conflict in draft.plan.conflicts]
+    objections, untold = dns_outside.objections([] if conflicts else drafts, world)
     after: dict[dns_plan.Key, dns_plan.RRset] = {}
     before: dict[dns_plan.Key, frozenset[str]] = {}
     files: dict[str, Any] = {}
@@ -160,11 +161,11 @@ def _run(
             before |= {
                 key: found[key].values if key in found else frozenset() for key in ((name, kind), (name, "CNAME"))
             }
-    problems = conflicts + octodns_files.unsafe(after)
+    problems = conflicts + objections + octodns_files.unsafe(after)
     if problems:
         raise Refused("\n".join(dict.fromkeys(problems)))
     changes = [change for draft in drafts for change in draft.plan.changes]
-    answer: dict[str, Any] = {"changed": bool(changes), "plan": [], "warnings": []}
+    answer: dict[str, Any] = {"changed": bool(changes), "plan": [], "warnings": untold}
     directory = Path(parameters["directory"])
     (directory / "zones").mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, content in files.items():

@@ -14,10 +14,10 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 MISSING = ""
 if TYPE_CHECKING:
-    from module_utils import dns_ledger, dns_plan, dns_zone
+    from module_utils import dns_ledger, dns_outside, dns_plan, dns_world, dns_zone
 else:
     try:
-        from ansible.module_utils import dns_ledger, dns_plan, dns_zone
+        from ansible.module_utils import dns_ledger, dns_outside, dns_plan, dns_world, dns_zone
     except ImportError as error:
         MISSING = str(error)
 
@@ -29,8 +29,10 @@ description:
     what differs by dynamic update (RFC 2136), signed with a TSIG key (RFC 8945), over TCP.
   - Never removes or alters a value that it did not write, unless told by name. Text of others beside ours stays byte
     for byte, an SPF record of others is merged with ours and never weakened, mail servers of others are not replaced.
-  - All problems of all zones are told before the first update. There is one update for each zone, made only if every
-    set in it is still as it was found; else it is planned once more, and then given up.
+  - All problems of all zones are told before the first update, also what comes of it with others' records - an SPF
+    record that leads receivers to too many names, or DMARC reports to whoever has not agreed to get them. There is one
+    update for each zone, made only if every set in it is still as it was found; else it is planned once more, and then
+    given up.
   - Waits until all authoritative servers of a zone show what was changed.
 options:
   records:
@@ -91,6 +93,13 @@ options:
   spf_consolidate: {description: Whether several SPF records at a name may become one., type: bool, default: false}
   remove: {description: Names from which what we wrote is taken out., type: list, elements: str, default: []}
   prune: {description: Whether what we wrote is removed when it is wanted no longer., type: bool, default: false}
+  resolver:
+    description:
+      - Address of the resolver that is asked what others have in DNS, by default that of this machine. It is asked only
+        where an SPF record of others is to be changed, or DMARC reports are to go to others.
+    type: str
+    default: ''
+  resolver_port: {description: Its port., type: int, default: 53}
   timeout: {description: Seconds that a server may take to answer., type: float, default: 10}
   readback_timeout: {description: Seconds until all servers of a zone must show a change., type: float, default: 30}
 attributes:
@@ -156,8 +165,13 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         with contextlib.nullcontext() if check_mode else dns_ledger.locked(path):
             ledger = _ledger(path)
             drafts = _drafts(zones, wanted, ledger, policy, parameters["timeout"])
+            world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
+            problems, warnings = dns_outside.objections(drafts, world)
+            if problems:
+                raise Refused(problems)
             if not check_mode:
-                drafts, warnings = _carried_out(drafts, ledger, path, parameters["readback_timeout"])
+                drafts, unread = _carried_out(drafts, ledger, path, parameters["readback_timeout"])
+                warnings += unread
     except OSError as error:
         where = error.filename or path
         raise Refused([f"{where}: {error.strerror}: let the user who runs Ansible read and write it"]) from None
@@ -308,6 +322,8 @@ def main() -> None:
             "mx_takeover": flag,
             "spf_consolidate": flag,
             "prune": flag,
+            "resolver": {"type": "str", "default": ""},
+            "resolver_port": {"type": "int", "default": 53},
             "timeout": {"type": "float", "default": 10},
             "readback_timeout": {"type": "float", "default": 30},
         },

@@ -61,7 +61,7 @@ class World:
 
     def __init__(self, server: str = "", port: int = 53, timeout: float = 5.0) -> None:
         """server: the resolver's address, empty for this machine's own; timeout: seconds for a question."""
-        self.servers = [server] if server else [str(one) for one in dns.resolver.Resolver().nameservers]
+        self.servers = [server] if server else _own_resolvers()
         self.port, self.timeout = port, timeout
         self._answers: dict[Key, Future[Answer]] = {}
         self._lock = threading.Lock()
@@ -141,6 +141,13 @@ class World:
             except (dns.exception.DNSException, OSError) as error:
                 reason = "no answer" if isinstance(error, dns.exception.Timeout) else str(error)
         return reason
+
+
+def _own_resolvers() -> list[str]:
+    try:
+        return [str(one) for one in dns.resolver.Resolver().nameservers]
+    except dns.exception.DNSException:  # no resolv.conf
+        return []
 
 
 def _tells(response: dns.message.Message) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,12 +17,12 @@ import dns.name
 import dns.reversename
 
 if TYPE_CHECKING:
-    from module_utils import dns_chain, spf, spf_check
+    from module_utils import dmarc, dns_chain, spf, spf_check
     from module_utils.dns_plan import Wanted, shown
     from module_utils.dns_world import Answer, Key, reverse
     from module_utils.dns_zone import LameError, ZoneError
 else:
-    from ansible.module_utils import dns_chain, spf, spf_check
+    from ansible.module_utils import dmarc, dns_chain, spf, spf_check
     from ansible.module_utils.dns_plan import Wanted, shown
     from ansible.module_utils.dns_world import Answer, Key, reverse
     from ansible.module_utils.dns_zone import LameError, ZoneError
@@ -31,7 +30,6 @@ else:
 Verdict = Literal["ok", "fails", "advice", "unknown"]
 Whose = Literal["managed", "external"]
 
-STRANGERS = ("203.0.113.113", "2001:db8:ffff::113")  # addresses that nobody sends from (RFC 5737, RFC 3849)
 REMOVED_DMARC_TAGS = ("pct", "rf", "ri")  # by RFC 9989
 KINDS = {"CAA": "CAA record", "PTR": "reverse DNS", "TLSA": "TLSA record"}  # others are called by their type
 PLACES = {"_dmarc": "DMARC record", "_mta-sts": "MTA-STS record", "_smtp": "TLS reports"}  # by a name's first label
@@ -298,7 +296,7 @@ def _spf(expected: Expected, world: World, one: Wanted, level: str) -> Iterator[
         text += "" if temporary else f": {'run site.yml' if whose == 'managed' else 'correct the record'}"
         yield Finding(name, "SPF", "unknown" if temporary else bad, whose, text)
         return
-    strangers = [spf_check.check_host(address, name, f"postmaster@{name}", ask) for address in STRANGERS]
+    strangers = [spf_check.check_host(address, name, f"postmaster@{name}", ask) for address in spf_check.STRANGERS]
     broken = [verdict for verdict in strangers if verdict.result == "permerror"]
     loose = [verdict for verdict in strangers if verdict.result in ("pass", "neutral")]
     most = max([*strangers, *verdicts.values()], key=lambda verdict: verdict.lookups).lookups
@@ -316,14 +314,13 @@ def _dmarc(expected: Expected, world: World, domain: str) -> Iterator[Finding]:
     """Whether the DMARC record is one, protects, and may send its reports where it says (RFC 9989, RFC 9990)."""
     name = f"_dmarc.{domain}"
     whose = expected.whose(f"{name}.")
-    records = [value for value in world.ask(name, "TXT").values if re.match(r"v\s*=\s*DMARC1\s*(;|$)", value)]
+    records = [value for value in world.ask(name, "TXT").values if dmarc.is_dmarc(value)]
     if len(records) != 1:
         if records:
             text = f"{len(records)} DMARC records count as none: keep one"
             yield Finding(name, "DMARC policy", "fails", whose, text)
         return  # that it is missing is said by its record
-    parts = [tag.partition("=") for tag in records[0].split(";")]
-    tags = {key.strip().lower(): value.strip() for key, _, value in parts}
+    tags = dmarc.tags(records[0])
     policy = tags.get("p", "").lower()
     removed = [tag for tag in REMOVED_DMARC_TAGS if tag in tags]
     if policy not in ("none", "quarantine", "reject"):
@@ -338,14 +335,10 @@ def _dmarc(expected: Expected, world: World, domain: str) -> Iterator[Finding]:
         yield Finding(name, "DMARC policy", "advice", whose, text)
     else:
         yield Finding(name, "DMARC policy", "ok", whose, f"p={policy}")
-    for address in filter(None, (part.strip() for part in tags.get("rua", "").split(","))):
-        target = address.lower().removeprefix("mailto:").partition("@")[2].partition("!")[0]
-        if not target or _organisation(target, domain):
-            continue
-        permission = f"{domain}._report._dmarc.{target}"
+    for target, permission in dmarc.permissions(domain, records[0]).items():
         answer = world.ask(permission, "TXT")
-        if answer.known and not any(value.startswith("v=DMARC1") for value in answer.values):
-            text = f'{target} has not agreed to get reports: have it publish {permission} TXT "v=DMARC1"'
+        if answer.known and not dmarc.agreed(answer.values):
+            text = f'{target} has not agreed to get reports: have it publish {permission} TXT "v=DMARC1;"'
             yield Finding(name, "DMARC reports", "advice", "external", text)
 
 
@@ -485,11 +478,6 @@ def zone_of(name: str, world: World) -> str:
 def _code(answer: Answer) -> str:
     """Answer what the resolver says instead of an answer."""
     return " ".join(filter(None, (answer.status, answer.reason and f"({answer.reason})")))
-
-
-def _organisation(one: str, other: str) -> bool:
-    """Say whether one of two names lies in the other, so that nobody has to agree."""
-    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
 def _covers(pattern: str, server: str) -> bool:

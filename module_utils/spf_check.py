@@ -14,6 +14,7 @@ else:
     from ansible.module_utils import spf
 
 MAX_VOID = 2
+STRANGERS = ("203.0.113.113", "2001:db8:ffff::113")  # addresses that nobody sends from (RFC 5737, RFC 3849)
 MAX_NAMES = 10  # mail servers of one `mx`, names of one `ptr`
 
 Ask = Callable[[str, str], Sequence[str]]

@@ -147,6 +147,8 @@ class Game:
             "mx_takeover": True,
             "spf_consolidate": False,
             "prune": False,
+            "resolver": "127.0.0.1",
+            "resolver_port": self.server.port,
             "timeout": 10.0,
             "readback_timeout": 0.0,  # the other planner may have gone on already
         }

@@ -97,6 +97,8 @@ class Publisher:
             "mx_takeover": False,
             "spf_consolidate": False,
             "prune": False,
+            "resolver": "127.0.0.1",
+            "resolver_port": self.zone["port"],
             "timeout": 5.0,
             "readback_timeout": 5.0,
         }
@@ -397,6 +399,24 @@ def test_the_name_of_an_address_goes_with_it(server: NameServer, publish: Publis
     assert server.values(PTR, "PTR") == {HOST}
     assert publish(rrset(HOST, "A", "192.0.2.26"))["leftovers"] == []
     assert server.values(PTR, "PTR") == set()
+
+
+def test_what_others_have_is_asked_before_the_first_update(server: NameServer, publish: Publisher) -> None:
+    theirs = '"v=spf1 include:spf.example.com -all"'
+
+    def edit(message: dns.update.UpdateMessage) -> None:
+        message.add(APEX, 3600, "TXT", theirs)
+        message.add("spf.example.com.", 3600, "TXT", f'"v=spf1 {"a:mail.example.com " * 10}-all"')
+        message.add(HOST, 3600, "A", "192.0.2.25")
+
+    server.edit(edit)
+    serial = server.serial()
+    assert "TXT: receivers would give up on SPF (a:mail.example.com is lookup 11, 10 are allowed)" in publish.refusal()
+    reports = rrset(DMARC, "TXT", f"v=DMARC1; p=none; rua=mailto:a@{REVERSE}")
+    permission = f"example.com._report._dmarc.{REVERSE}"
+    assert f'have it publish {permission} TXT "v=DMARC1;"' in publish.refusal(reports)
+    assert server.serial() == serial
+    assert publish(reports, rrset(f"{permission}.", "TXT", "v=DMARC1;"))["changed"]
 
 
 def test_a_name_to_remove_loses_what_we_wrote_and_nothing_else(server: NameServer, publish: Publisher) -> None:

@@ -91,6 +91,17 @@ def test_reports_go_where_they_are_accepted() -> None:
     assert sorted(re.findall(r"rua=mailto:([a-z-]+)@example\.com", records)) == list(REPORT_NAMES)
 
 
+def test_reports_may_go_to_others_and_domains_of_ours_agree() -> None:
+    addresses = ["dmarc-reports@example.com", "x@dmarc.provider.example"]
+    domains = ("example.com", "erp.example.com", "example.org")
+    found = rrsets(*domains, dmarc_reports=addresses)
+    rua = "rua=mailto:dmarc-reports@example.com,mailto:x@dmarc.provider.example"
+    for domain in domains:
+        assert found[f"_dmarc.{domain}.", "TXT"]["values"] == [f"v=DMARC1; p=quarantine; {rua}"]
+    agreements = {name: one["values"] for (name, _), one in found.items() if "_report" in name}
+    assert agreements == {"example.org._report._dmarc.example.com.": ["v=DMARC1;"]}
+
+
 def test_only_text_beside_which_others_may_write_is_shared() -> None:
     shared = {key for key, one in rrsets("example.com").items() if one["ownership"] == "shared"}
     assert shared == {("example.com.", "TXT"), ("mail.example.com.", "TXT")}

@@ -27,6 +27,7 @@ from filter_plugins.problems import (
     only_odoo_online,
     problem_count,
     problem_list,
+    report_problems,
     resolver_problems,
     smarthost_problems,
     unused_zone_problems,
@@ -611,6 +612,22 @@ def test_a_name_that_is_too_long_for_what_is_put_before_it_is_refused() -> None:
     assert line == f"{host}: _25._tcp.... would have 254 characters, and 253 are the most in DNS: use a shorter name"
 
 
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("anna", "is no mail address: write name@example.com"),
+        ("a,b@example.com", "is no mail address"),
+        ("a!b@example.com", "cannot stand in a DMARC record: use letters, digits and . _ + - before the @"),
+        ("", "is missing: remove the empty entry"),
+        (7, "is a number, not text"),
+    ],
+)
+def test_an_address_that_no_report_can_go_to_is_refused(address: object, problem: str) -> None:
+    (line,) = report_problems(["x1+y@dmarc.provider.example", address])
+    assert line.startswith("dns_records_dmarc_reports[1]: ")
+    assert problem in line
+
+
 def unused(*zones: object, host: dict[str, Any] = HOST, ledger: str = "") -> list[str]:
     return unused_zone_problems([{"name": zone} for zone in zones], [SOUND], [host], "mailroom1", ledger)
 
@@ -905,6 +922,7 @@ def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
     mailboxes = mailbox_problems(value, value)
     resolver = resolver_problems(value, value, value)
     names = [*dns_name_problems(value, value, value), *unused_zone_problems(value, value, value, value, "")]
+    names += report_problems(value)
     inventory = [*inventory_problems(value), *zone_problems(value), *host_problems(value), *names]
     for lines in (inventory, mailboxes, resolver, postfix):
         for line in lines:
@@ -1119,6 +1137,7 @@ def test_the_filters_have_names() -> None:
         "only_odoo_online",
         "problem_count",
         "problem_list",
+        "report_problems",
         "resolver_problems",
         "smarthost_problems",
         "unused_zone_problems",

@@ -44,6 +44,8 @@ def run(directory: Path, *records: dict[str, Any], check_mode: bool = True, **op
         "mx_takeover": False,
         "spf_consolidate": False,
         "prune": False,
+        "resolver": "192.0.2.53",
+        "resolver_port": 53,
         "timeout": 0.1,
         "readback_timeout": 0.1,
     }

@@ -145,7 +145,7 @@ SOA_8 = frozenset({"ns1.example.com. hostmaster.example.com. 8 3600 600 86400 60
         ),
         (
             {("_dmarc.example.com.", "TXT"): Answer(values=("v=DMARC1; p=reject; rua=mailto:a@reports.example",))},
-            "DMARC reports", "advice", 'publish example.com._report._dmarc.reports.example TXT "v=DMARC1"',
+            "DMARC reports", "advice", 'publish example.com._report._dmarc.reports.example TXT "v=DMARC1;"',
         ),
         ({("example.com.", "CAA"): Answer(values=('0 issue "other.example"',))}, "CAA", "fails", "forbids ca.example"),
         ({("example.com.", "CAA"): Answer(values=('0 issue ";"',))}, "CAA", "fails", "forbids ca.example"),
