@@ -24,8 +24,10 @@ import dns.rdatatype
 import dns.resolver
 
 if TYPE_CHECKING:
+    from module_utils import dns_proof
     from module_utils.dns_zone import Server, to_value
 else:
+    from ansible.module_utils import dns_proof
     from ansible.module_utils.dns_zone import Server, to_value
 
 Key = tuple[str, str]
@@ -64,6 +66,7 @@ class World:
         self.servers = [server] if server else _own_resolvers()
         self.port, self.timeout = port, timeout
         self._answers: dict[Key, Future[Answer]] = {}
+        self._raw: dict[Key, dns.message.Message | None] = {}
         self._lock = threading.Lock()
 
     def ask(self, name: str, kind: str) -> Answer:
@@ -104,12 +107,14 @@ class World:
         bogus = ""
         reason = "; ".join(option.to_text() for option in response.options if isinstance(option, dns.edns.EDEOption))
         if response.rcode() == dns.rcode.SERVFAIL:
-            question.flags |= dns.flags.CD
-            unchecked = self._sent(question)
-            if not isinstance(unchecked, str) and _tells(unchecked):
+            unchecked = self._unchecked(dns.name.from_text(name), kind)
+            again = self._sent(question) if unchecked else response  # perhaps a name server had no time for it
+            if not isinstance(again, str) and again.rcode() != dns.rcode.SERVFAIL:
+                response = again
+            elif unchecked and name != "." and self.ask(".", "SOA").bogus:
+                response = unchecked  # who distrusts the root calls all things bogus, which says nothing of any of them
+            elif unchecked and (name == "." or dns_proof.is_right(unchecked, self._unchecked) is False):
                 response, bogus = unchecked, reason or "the resolver says SERVFAIL"
-                if name != "." and self.ask(".", "SOA").bogus:
-                    bogus = ""  # who distrusts the root calls all things bogus, which says nothing of any of them
         code = dns.rcode.to_text(response.rcode())
         if not isinstance(response, dns.message.QueryMessage):
             return Answer(code, bogus=bogus, reason=reason)
@@ -129,6 +134,16 @@ class World:
             reason=reason,
             left=min(ends) - int(time.time()) if ends else None,
         )
+
+    def _unchecked(self, name: dns.name.Name, kind: str) -> dns.message.Message | None:
+        """Answer what the resolver has of a name and type without validating it; None when it has nothing."""
+        key = (name.to_text(), kind)
+        if key not in self._raw:
+            question = dns.message.make_query(name, kind, want_dnssec=True)
+            question.flags |= dns.flags.CD
+            response = self._sent(question)
+            self._raw[key] = None if isinstance(response, str) or not _tells(response) else response
+        return self._raw[key]
 
     def _sent(self, question: dns.message.Message) -> dns.message.Message | str:
         """Answer the first response of a resolver, over TCP where UDP is too small, else why there is none."""
