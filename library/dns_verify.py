@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import smtplib
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
-    from module_utils import dns_world, dns_zone, mail_checks, provider_checks
+    from module_utils import dns_world, dns_zone, mail_checks, provider_checks, smtp_tls
 else:
     try:
-        from ansible.module_utils import dns_world, dns_zone, mail_checks, provider_checks
+        from ansible.module_utils import dns_world, dns_zone, mail_checks, provider_checks, smtp_tls
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
     except ImportError as error:
@@ -38,7 +37,8 @@ description:
   - Runs on the control node and needs dnspython. Asks a resolver, and every name server of the zones, for all that
     matters to mail, and compares it with what the inventory and the keys say. Changes nothing.
   - Records are compared for equality. SPF is evaluated as receivers do, for our addresses and for a stranger's. TLSA is
-    compared with the certificate that port 25 shows, an MTA-STS policy with the MX records.
+    compared with the certificate that port 25 shows, an MTA-STS policy with the MX records. Port 25 is asked what TLS
+    it offers and takes.
 options:
   records:
     description: What is wanted, as the filter C(mail_rrsets) answers it.
@@ -61,7 +61,9 @@ options:
   resolver_port: {description: Its port., type: int, default: 53}
   policy: {description: 'The MTA-STS policy that is to be served, if any.', type: str, default: ''}
   ca_file:
-    description: File with the authority to verify by that the policy is served; by default those of this machine.
+    description:
+      - File with the authority of who serves the policy, and of the certificate of port 25; by default those of this
+        machine.
     type: str
     default: ''
   issuer: {description: 'The authority''s name in CAA that has to be allowed, if any.', type: str, default: ''}
@@ -130,7 +132,7 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     timeout = parameters["timeout"]
     jobs = mail_checks.checks(expected, world)
     jobs += [job for wished in parameters["providers"] for job in provider_checks.checks(wished, world)]
-    jobs += [partial(_certificate, expected, world, host, timeout) for host in hosts]
+    jobs += [partial(_port_25, expected, world, host, parameters["ca_file"], timeout) for host in hosts]
     jobs += [partial(_policy, expected, world, domain, parameters["ca_file"], timeout) for domain in expected.domains]
     jobs += [
         partial(mail_checks.block_list, world, address, zone)
@@ -165,36 +167,21 @@ def table(findings: Sequence[mail_checks.Finding]) -> list[str]:
     return [*lines, f"{len(rows)} checks: " + ", ".join(f"{count} {verdict}" for count, verdict in counts if count)]
 
 
-def _certificate(
-    expected: mail_checks.Expected, world: dns_world.World, host: str, timeout: float
+def _port_25(
+    expected: mail_checks.Expected, world: dns_world.World, host: str, ca_file: str, timeout: float
 ) -> list[mail_checks.Finding]:
-    """Compare the TLSA records, if there are any, with what port 25 shows at the first address that answers."""
+    """Look at what port 25 offers, and compare the certificate that it shows with TLSA records, if there are any."""
+    offer = smtp_tls.offered(host, expected.hosts[host], ca_file, timeout)
+    found = mail_checks.port_25(host, offer, ca_file)
     name = f"_25._tcp.{host}"
     if not world.ask(name, "TLSA").values:
-        return []
-    problem: object = "no address"
-    for address in expected.hosts[host]:
-        try:
-            shown = _shown(address, timeout)
-            certificate = x509.load_der_x509_certificate(shown)
-        except (OSError, smtplib.SMTPException, ValueError) as error:
-            problem = error
-            continue
-        public = certificate.public_key()
-        key = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        return mail_checks.served_certificate(expected, world, host, shown, key)
-    text = f"{host} port 25 shows no certificate from here ({problem})"
-    return [mail_checks.Finding(name, "TLSA", "unknown", expected.whose(f"{name}."), text)]
-
-
-def _shown(address: str, timeout: float) -> bytes:
-    """The certificate that port 25 shows, in DER form. Raises OSError or SMTPException."""
-    context = ssl.create_default_context()  # DANE needs no authority: the certificate itself is what is looked at
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with smtplib.SMTP(address, 25, timeout=timeout) as session:
-        session.starttls(context=context)
-        return (session.sock.getpeercert(binary_form=True) if isinstance(session.sock, ssl.SSLSocket) else None) or b""
+        return found
+    if isinstance(offer, str) or not offer.certificate:
+        text = f"{host} port 25 shows no certificate from here"
+        return [*found, mail_checks.Finding(name, "TLSA", "unknown", expected.whose(f"{name}."), text)]
+    public = x509.load_der_x509_certificate(offer.certificate).public_key()
+    key = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return [*found, *mail_checks.served_certificate(expected, world, host, offer.certificate, key)]
 
 
 class _Https(http.client.HTTPSConnection):

@@ -17,15 +17,17 @@ import dns.name
 import dns.reversename
 
 if TYPE_CHECKING:
-    from module_utils import dmarc, dns_chain, spf, spf_check
+    from module_utils import dmarc, dns_chain, spf, spf_check, tls_hello
     from module_utils.dns_plan import Wanted, shown
     from module_utils.dns_world import Answer, Key, reverse
-    from module_utils.dns_zone import LameError, ZoneError
+    from module_utils.dns_zone import LameError, ZoneError, each
+    from module_utils.smtp_tls import Offer
 else:
-    from ansible.module_utils import dmarc, dns_chain, spf, spf_check
+    from ansible.module_utils import dmarc, dns_chain, spf, spf_check, tls_hello
     from ansible.module_utils.dns_plan import Wanted, shown
     from ansible.module_utils.dns_world import Answer, Key, reverse
-    from ansible.module_utils.dns_zone import LameError, ZoneError
+    from ansible.module_utils.dns_zone import LameError, ZoneError, each
+    from ansible.module_utils.smtp_tls import Offer
 
 Verdict = Literal["ok", "fails", "advice", "unknown"]
 Whose = Literal["managed", "external"]
@@ -33,6 +35,7 @@ Whose = Literal["managed", "external"]
 REMOVED_DMARC_TAGS = ("pct", "rf", "ri")  # by RFC 9989
 KINDS = {"CAA": "CAA record", "PTR": "reverse DNS", "TLSA": "TLSA record"}  # others are called by their type
 PLACES = {"_dmarc": "DMARC record", "_mta-sts": "MTA-STS record", "_smtp": "TLS reports"}  # by a name's first label
+MIN_DHE = 2048  # bits of a prime that nobody has broken yet
 MIN_MAX_AGE = 86400  # of an MTA-STS policy, seconds: shorter, it protects nobody who writes seldom
 
 
@@ -167,6 +170,46 @@ def served_certificate(expected: Expected, world: World, host: str, certificate:
         return [Finding(name, "TLSA", "unknown", whose, "names an issuer, which is not compared here")]
     text = f"names another certificate than port 25 shows, so DANE stops mail: set 3 1 1 {digests['1'](key)}"
     return [Finding(name, "TLSA", "fails", whose, text)]
+
+
+def port_25(host: str, offer: Offer | str, ca_file: str) -> list[Finding]:
+    """Judge what a mail host's port 25 offers, or why it cannot be looked at.
+
+    ca_file: of the authorities that the certificate was verified by, empty for those that everybody knows.
+    """
+    if isinstance(offer, str):
+        text = f"cannot be looked at from here ({offer}): many networks let nobody out to port 25, look from another"
+        return [Finding(host, "STARTTLS", "advice", "external", text)]
+    if offer.problem:
+        text = f"port 25 offers it, and then TLS fails ({offer.problem}), so that mail may not arrive: run site.yml"
+        return [Finding(host, "STARTTLS", "fails", "managed", text)]
+    if not offer.version:
+        text = "port 25 offers none, so that mail to it can be read on its way: run site.yml"
+        return [Finding(host, "STARTTLS", "fails", "managed", text)]
+    found = [Finding(host, "STARTTLS", "ok", "managed", f"offered, {offer.version}")]
+    worse = "too: better than none, but tests such as that of Internet.nl count it against the host"
+    if offer.old:
+        text = f"{tls_hello.VERSIONS.get(offer.old.version, 'one before TLS 1.2')} is taken, {worse}"
+        found.append(Finding(host, "TLS version", "advice", "managed", text))
+    else:
+        found.append(Finding(host, "TLS version", "ok", "managed", "none before TLS 1.2 is taken"))
+    weak = ["RSA without forward secrecy"] if offer.rsa else []
+    weak += [f"DHE with {offer.dhe.bits} bits"] if offer.dhe and offer.dhe.bits < MIN_DHE else []
+    weak += [f"a curve that is no longer in use (number {offer.curve.curve})"] if offer.curve else []
+    if weak:
+        found.append(Finding(host, "TLS key exchange", "advice", "managed", f"{' and '.join(weak)} is taken, {worse}"))
+    else:
+        text = f"with forward secrecy alone, {f'DHE with {offer.dhe.bits} bits' if offer.dhe else 'no DHE'}"
+        found.append(Finding(host, "TLS key exchange", "ok", "managed", text))
+    if offer.distrust:
+        text = f"is not believed ({offer.distrust}): run site.yml, or name its authority in dns_records_ca_file"
+        found.append(Finding(host, "TLS certificate", "fails", "managed", text))
+    elif ca_file:
+        text = f"is right by {ca_file}, which strangers may not know: certificate_mode: acme has an authority they do"
+        found.append(Finding(host, "TLS certificate", "advice", "managed", text))
+    else:
+        found.append(Finding(host, "TLS certificate", "ok", "managed", "has the name, and an authority that all know"))
+    return found
 
 
 def served_policy(expected: Expected, world: World, domain: str, policy: str) -> list[Finding]:
@@ -424,6 +467,7 @@ def _name_servers(
             # One that does not answer is perhaps out of our reach alone, unless the resolver gets nothing either.
             verdict: Verdict = "fails" if isinstance(error, LameError) or not reached else "unknown"
             yield Finding(zone, "name servers", verdict, "external", f"{server} is of no use: {error}")
+    yield from _over_ipv6(zone, servers, world)
     different = {
         " ".join((name.rstrip("."), kind))
         for name, kind in keys
@@ -438,6 +482,34 @@ def _name_servers(
         yield Finding(zone, "name servers", "advice", whose, f"{text}: a change may be on its way")
     elif said:
         yield Finding(zone, "name servers", "ok", whose, f"{', '.join(sorted(said))}: of one mind")
+
+
+def _over_ipv6(zone: str, servers: Mapping[str, Sequence[str]], world: World) -> Iterator[Finding]:
+    """Whether who has IPv6 alone can find a zone: two of its name servers have to be there for them, or all."""
+    addresses = {server: [one for one in found if ":" in one][:1] for server, found in servers.items()}
+    have = sorted(server for server, found in addresses.items() if found)
+
+    def problem(server: str) -> str:
+        try:
+            world.authoritative(addresses[server][0], [(f"{zone}.", "SOA")])
+        except ZoneError as error:
+            return str(error)
+        return ""
+
+    name = "name servers, IPv6"
+    if len(have) < min(2, len(servers)):
+        text = f"{len(have)} of {len(servers)} have an IPv6 address, which who has no other needs: ask their provider"
+        yield Finding(zone, name, "advice", "external", text)
+        return
+    problems = {server: reason for server, reason in zip(have, each(have, problem), strict=True) if reason}
+    if problems and len(problems) == len(have):
+        text = f"none answers from here, perhaps for want of IPv6 here: {problems[have[0]]}"
+        yield Finding(zone, name, "unknown", "external", text)
+    elif problems:
+        text = " and ".join(f"{server} does not answer: {reason}" for server, reason in problems.items())
+        yield Finding(zone, name, "advice", "external", text)
+    elif have:
+        yield Finding(zone, name, "ok", "external", f"{', '.join(have)}: answer")
 
 
 def _delegation(zone: str, world: World) -> dict[str, list[str]]:

@@ -68,8 +68,10 @@ def replaced(zone: str, owner: str, kind: str, *values: str) -> Iterator[None]:
 
 
 def test_what_site_yml_published_is_what_the_world_should_see(tmp_path: Path) -> None:
+    """The demo's authority is its own, and on port 25 weak is better than none."""
     code, bad = verify(tmp_path / "report.json")
-    assert (code, bad) == (0, [])
+    advice = [("advice", check) for check in ("TLS certificate", "TLS key exchange", "TLS version")]
+    assert (code, [finding[:2] for finding in bad]) == (0, advice)
 
 
 def test_what_is_in_no_zone_of_ours_is_on_a_page_to_copy(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ LAME = "127.99.0.2"
 """That of a name server that answers, but has none of the zones."""
 DEAD = "127.99.0.3"
 """That of one that does not answer."""
+OVER_IPV6 = {SERVER: "fd99::1", LAME: "fd99::2", DEAD: "fd99::3"}
+"""Their addresses in IPv6, which stand for the same."""
 REVERSE = "2.0.192.in-addr.arpa."
 
 
@@ -64,9 +66,13 @@ class Zone:
         """The name of its name server, absolute."""
         return f"ns.{self.name}".replace("..", ".")
 
+    def addresses(self) -> list[str]:
+        """Answer those of its name server."""
+        return [f"{self.server} 300 IN A {self.address}", f"{self.server} 300 IN AAAA {OVER_IPV6[self.address]}"]
+
     def delegation(self) -> list[str]:
         """Answer what the zone above has of it."""
-        lines = [f"{self.name} 300 IN NS {self.server}", f"{self.server} 300 IN A {self.address}"]
+        lines = [f"{self.name} 300 IN NS {self.server}", *self.addresses()]
         if self.ds == "none":
             return lines
         return [*lines, f"{self.name} 300 IN DS {self.ds_of(self.dnskey if self.ds == 'right' else new_key()[1])}"]
@@ -81,7 +87,7 @@ class Zone:
         lines = [
             f"{self.name} 300 IN SOA {self.server} hostmaster.test. 1 3600 600 86400 60",
             f"{self.name} 300 IN NS {self.server}",
-            f"{self.server} 300 IN A {self.address}",
+            *self.addresses(),
             *self.records,
             *(line for child in children for line in child.delegation()),
         ]
@@ -123,6 +129,7 @@ class Tree:
     def __init__(self, directory: Path, zones: Sequence[Zone], key: str = "") -> None:
         self.directory = directory
         self.ports = {address: free_port() for address in (SERVER, LAME, DEAD)}
+        self.ports |= {other: self.ports[address] for address, other in OVER_IPV6.items()}
         self.root = Zone(".")
         test, arpa = Zone("test."), [zone for zone in zones if zone.name.endswith(".arpa.")]
         below = [zone for zone in zones if zone not in arpa]

@@ -16,9 +16,9 @@ from library import dns_verify
 from tests.servers.private_dns import DEAD, LAME, REVERSE, Tree, Zone, lines
 
 if TYPE_CHECKING:
-    from module_utils import dns_world, dns_zone
+    from module_utils import dns_world, dns_zone, smtp_tls
 else:  # the same modules that the module under test has
-    from ansible.module_utils import dns_world, dns_zone
+    from ansible.module_utils import dns_world, dns_zone, smtp_tls
 
 pytestmark = pytest.mark.hosts
 
@@ -101,10 +101,11 @@ class Verify:
 
 @pytest.fixture
 def verify(resolvers: Resolvers, monkeypatch: pytest.MonkeyPatch) -> Verify:
-    """Name servers are asked on the ports that they have here."""
+    """Name servers are asked on the ports that they have here; there are no mail servers."""
     server, ports = dns_zone.Server, resolvers.tree.ports
     local = lambda address, _port, timeout: server("127.0.0.1", ports[address], timeout)  # noqa: E731
     monkeypatch.setattr(dns_world, "Server", local)
+    monkeypatch.setattr(smtp_tls, "offered", lambda *_: smtp_tls.Offer("TLSv1.3"))
     return Verify(resolvers)
 
 

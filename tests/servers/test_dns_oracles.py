@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-import smtplib
 import socket
 import ssl
 import subprocess
@@ -34,9 +33,9 @@ from tests.servers.conftest import Certificate
 from tests.servers.private_dns import REVERSE, Tree, Zone, lines
 
 if TYPE_CHECKING:
-    from module_utils import dns_world, dns_zone, mail_checks
+    from module_utils import dns_world, dns_zone, mail_checks, smtp_tls
 else:  # the same modules that the module under test has
-    from ansible.module_utils import dns_world, dns_zone, mail_checks
+    from ansible.module_utils import dns_world, dns_zone, mail_checks, smtp_tls
 
 pytestmark = pytest.mark.hosts
 
@@ -44,6 +43,9 @@ SIGNER = rsa.generate_private_key(65537, 2048)
 PRIVATE = SIGNER.private_bytes(
     serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
 )
+
+
+LOOK = smtp_tls.offered
 
 
 def public(key: rsa.RSAPrivateKey) -> str:
@@ -155,6 +157,7 @@ def resolver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch, tree.running(), tree.resolver(directory / "resolver") as port:
         local = lambda address, _port, timeout: server("127.0.0.1", tree.ports[address], timeout)  # noqa: E731
         patch.setattr(dns_world, "Server", local)
+        patch.setattr(smtp_tls, "offered", lambda *_: "there is no mail server")
         yield port
 
 
@@ -335,10 +338,10 @@ def test_openssl_says_the_same_of_tlsa(
         command += ["-verify_return_error", "-dane_tlsa_domain", "mail.example.com"]
         command += [word for value in values for word in ("-dane_tlsa_rrdata", value)]
         done = subprocess.run(command, input=b"QUIT\n", capture_output=True, check=False, timeout=20)
-        smtp = smtplib.SMTP
-        monkeypatch.setattr(smtplib, "SMTP", lambda _host, _port, timeout: smtp("127.0.0.1", port, timeout=timeout))
-        expected = mail_checks.Expected(domains=[], hosts={"mail.example.com": ["192.0.2.25"]}, wanted=[], zones=[])
+        monkeypatch.setattr(smtp_tls, "offered", LOOK)
+        monkeypatch.setattr(smtp_tls, "PORT", port)
+        expected = mail_checks.Expected(domains=[], hosts={"mail.example.com": ["127.0.0.1"]}, wanted=[], zones=[])
         world: Any = OneHost(*values)
-        [finding] = dns_verify._certificate(expected, world, "mail.example.com", 5)
+        [*_, finding] = dns_verify._port_25(expected, world, "mail.example.com", "", 5)
     assert (done.returncode == 0) is right, done.stderr.decode()
     assert (finding.verdict == "ok") is right, finding

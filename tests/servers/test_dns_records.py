@@ -273,7 +273,7 @@ def test_a_record_equal_to_the_wildcard_is_somebodys(server: NameServer, publish
 
 
 def test_a_record_goes_into_the_zone_that_holds_its_name(server: NameServer, publish: Publisher) -> None:
-    answer = publish(*RECORDS, rrset(PTR, "PTR", "former.example.com."))
+    answer = publish(*RECORDS, rrset(PTR, "PTR", "mail.example.com."))
     assert answer["warnings"] == []
     assert server.values(PTR, "PTR") == {HOST}
     assert len(answer["diff"]) == 2

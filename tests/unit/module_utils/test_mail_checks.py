@@ -11,13 +11,15 @@ import pytest
 
 from filter_plugins.mail_rrsets import mail_rrsets
 from library.dns_verify import table
-from module_utils import mail_checks
+from module_utils import mail_checks, tls_hello
 from module_utils.dns_world import Answer, Key
 
 if TYPE_CHECKING:
     from module_utils.dns_zone import LameError, ZoneError, wanted_sets
+    from module_utils.smtp_tls import Offer
 else:  # the same errors that the module under test catches
     from ansible.module_utils.dns_zone import LameError, ZoneError, wanted_sets
+    from ansible.module_utils.smtp_tls import Offer
 
 KEY = "MIIBIjANBgkqhkiG9w0BAQABAAOCAQ8AMIIBCgKCAQEA" + "x" * 300
 HOSTS = [{"name": "mail.example.com", "ipv4": "192.0.2.25", "ipv6": "2001:db8::25"}]
@@ -44,6 +46,8 @@ GOOD: dict[Key, Answer] = {
     ("example.com.", "NS"): Answer(values=("ns1.example.com.", "ns2.example.com.")),
     ("ns1.example.com.", "A"): Answer(values=("192.0.2.53",)),
     ("ns2.example.com.", "A"): Answer(values=("192.0.2.54",)),
+    ("ns1.example.com.", "AAAA"): Answer(values=("2001:db8::53",)),
+    ("ns2.example.com.", "AAAA"): Answer(values=("2001:db8::54",)),
     ("example.com.", "CAA"): Answer(values=('0 issue "ca.example"',)),
 }
 
@@ -85,7 +89,7 @@ def test_when_all_is_well_every_line_is_ok() -> None:
     assert {finding.verdict for finding in found} == {"ok"}
     assert {finding.check for finding in found} == {
         "A", "AAAA", "CAA", "DKIM", "DMARC policy", "DMARC record", "DNSSEC", "MX", "SPF", "TLS reports",
-        "name servers", "reverse DNS",
+        "name servers", "name servers, IPv6", "reverse DNS",
     }  # fmt: skip
     assert table(found)[-1] == f"{len(found)} checks: {len(found)} ok"
 
@@ -158,7 +162,14 @@ SOA_8 = frozenset({"ns1.example.com. hostmaster.example.com. 8 3600 600 86400 60
             {("example.com.", "MX"): Answer(values=("10 mail.example.com.",), bogus="EDE 7: signature expired")},
             "MX", "fails", "bogus for all who validate (EDE 7: signature expired)",
         ),
-        ({("ns2.example.com.", "A"): Answer("NXDOMAIN")}, "name servers", "fails", "ns2.example.com has no address"),
+        (
+            {("ns2.example.com.", kind): Answer("NXDOMAIN") for kind in ("A", "AAAA")},
+            "name servers", "fails", "ns2.example.com has no address",
+        ),
+        (
+            {("ns2.example.com.", "AAAA"): Answer()},
+            "name servers, IPv6", "advice", "1 of 2 have an IPv6 address, which who has no other needs",
+        ),
     ],
 )  # fmt: skip
 def test_a_fault_is_found_and_explained(changes: Mapping[Key, Answer], check: str, verdict: str, text: str) -> None:
@@ -236,6 +247,55 @@ def test_tlsa_is_wanted_where_the_zone_is_signed(published: Sequence[str], secur
 
 def test_without_tlsa_nothing_is_said_of_it() -> None:
     assert mail_checks.served_certificate(EXPECTED, FakeWorld(), "mail.example.com", CERTIFICATE, PUBLIC) == []
+
+
+@pytest.mark.parametrize(
+    ("silent", "verdict", "text"),
+    [
+        (["2001:db8::54"], "advice", "ns2.example.com does not answer: no route"),
+        (
+            ["2001:db8::53", "2001:db8::54"],
+            "unknown",
+            "none answers from here, perhaps for want of IPv6 here: no route",
+        ),
+    ],
+)
+def test_name_servers_that_are_silent_over_ipv6_are_advice(silent: list[str], verdict: str, text: str) -> None:
+    world = FakeWorld(servers={address: ZoneError("no route") for address in silent})
+    [found] = [finding for finding in findings(world) if finding.check == "name servers, IPv6"]
+    assert (found.verdict, found.whose, text in found.text) == (verdict, "external", True), found
+
+
+def choice(version: int = 0x0303, **more: int) -> tls_hello.Choice:
+    return tls_hello.Choice(version, 0xC02F, **more)
+
+
+@pytest.mark.parametrize(
+    ("offer", "check", "verdict", "whose", "text"),
+    [
+        ("timed out", "STARTTLS", "advice", "external", "cannot be looked at from here (timed out)"),
+        (Offer(), "STARTTLS", "fails", "managed", "port 25 offers none"),
+        (Offer(problem="no cipher"), "STARTTLS", "fails", "managed", "and then TLS fails (no cipher)"),
+        (Offer("TLSv1.3"), "STARTTLS", "ok", "managed", "offered, TLSv1.3"),
+        (Offer("TLSv1.3"), "TLS version", "ok", "managed", "none before TLS 1.2"),
+        (Offer("TLSv1.3", old=choice(0x0301)), "TLS version", "advice", "managed", "TLS 1.0 is taken, too"),
+        (Offer("TLSv1.3"), "TLS key exchange", "ok", "managed", "with forward secrecy alone, no DHE"),
+        (Offer("TLSv1.3", dhe=choice(bits=2048)), "TLS key exchange", "ok", "managed", "DHE with 2048 bits"),
+        (Offer("TLSv1.3", dhe=choice(bits=1024)), "TLS key exchange", "advice", "managed", "DHE with 1024 bits is"),
+        (Offer("TLSv1.3", rsa=choice()), "TLS key exchange", "advice", "managed", "RSA without forward secrecy is"),
+        (Offer("TLSv1.3", curve=choice(curve=21)), "TLS key exchange", "advice", "managed", "(number 21) is taken"),
+        (Offer("TLSv1.3"), "TLS certificate", "ok", "managed", "has the name"),
+        (Offer("TLSv1.3", distrust="expired"), "TLS certificate", "fails", "managed", "is not believed (expired)"),
+    ],
+)
+def test_what_port_25_offers_is_judged(offer: Offer | str, check: str, verdict: str, whose: str, text: str) -> None:
+    [found] = [finding for finding in mail_checks.port_25("mail.example.com", offer, "") if finding.check == check]
+    assert (found.verdict, found.whose, text in found.text) == (verdict, whose, True), found
+
+
+def test_an_authority_that_strangers_do_not_know_is_advice() -> None:
+    found = mail_checks.port_25("mail.example.com", Offer("TLSv1.3"), "/ca.pem")[-1]
+    assert (found.check, found.verdict) == ("TLS certificate", "advice")
 
 
 POLICY = "version: STSv1\nmode: enforce\nmx: *.example.com\nmax_age: 604800\n"
