@@ -706,10 +706,13 @@ def report_problems(addresses: object) -> list[str]:
     return problems.lines
 
 
-def unused_zone_problems(zones: object, databases: object, hosts: object, selector: object, ledger: str) -> list[str]:
+def unused_zone_problems(
+    zones: object, databases: object, hosts: object, selector: object, ledger: str, delegation: object = ""
+) -> list[str]:
     """Zones of `dns_records_zones` in which nothing of ours would lie, one line each. Takes anything, raises nothing.
 
     hosts: hostvars of all mail hosts. ledger: the file that says what was written once, which may have to go.
+    delegation: the name below which customers' records are.
     """
     domains = [
         domain["name"]
@@ -718,6 +721,7 @@ def unused_zone_problems(zones: object, databases: object, hosts: object, select
         for domain in _whole(database.get("domains"), ["name"])
     ]
     names = [name for domain in domains for name in _derived(domain, (f"{selector}._domainkey.", *DOMAIN_PREFIXES))]
+    names += [delegation] if is_text(delegation) else []
     addresses: list[str] = []
     for host in _whole(hosts, ["inventory_hostname"]):
         certified = [name for name in entries_of(host.get("certificate_names")) if is_text(name)]
@@ -742,6 +746,35 @@ def unused_zone_problems(zones: object, databases: object, hosts: object, select
             near = difflib.get_close_matches(zone_name, domains, 1, 0.8)
             what = f"holds no name of ours{f' ({near[0]}?)' if near else ''}: correct it, or take the zone out"
             problems.add(f"{variable}.name", what)
+    return problems.lines
+
+
+def delegation_problems(
+    name: object,
+    zones: object,
+    octodns_zones: object,
+    databases: object,
+    selector: object,
+    read_only: bool = False,
+) -> list[str]:
+    """Problems of `dns_records_delegation`, one line each. Takes anything, raises nothing.
+
+    selector: that of the first DKIM keys. read_only: as for zone_problems.
+    """
+    problems, variable = Problems(), "dns_records_delegation"
+    if read_only and not is_empty(name):
+        problems.add(variable, "is not used: at a provider DNS is only looked at, remove it")
+        return problems.lines
+    ours = [f".{zone['name']}" for zone in (*_whole(zones, ["name"]), *_whole(octodns_zones, ["name"]))]
+    name = problems.text(variable, name, _zone_problem)
+    if name and not any(f".{name}".endswith(zone) for zone in ours):
+        remedy = "write the name of one that Mailroom updates, or one in it"
+        problems.add(variable, f"{shown(name)} lies in none of dns_records_zones: {remedy}")
+    for domain in [domain for entry in _whole(databases, []) for domain in _whole(entry.get("domains"), ["name"])]:
+        longest = f"{selector}0-ed25519._domainkey.{domain['name']}.{name}"  # the second selector may have a digit more
+        if name and len(longest) > 253 and not any(f".{domain['name']}".endswith(zone) for zone in ours):
+            what = f"names of {shown(domain['name'])} below it would be longer than 253 characters"
+            problems.add(variable, f"{what}: write a shorter one")
     return problems.lines
 
 
@@ -1063,6 +1096,7 @@ class FilterModule:
         """The filters by name."""
         return {
             "askable_databases": askable_databases,
+            "delegation_problems": delegation_problems,
             "dns_name_problems": dns_name_problems,
             "dnsbl_problems": dnsbl_problems,
             "host_problems": host_problems,

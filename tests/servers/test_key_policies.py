@@ -12,6 +12,7 @@ import dns.rcode
 import dns.update
 import pytest
 
+from filter_plugins.delegation import delegated
 from filter_plugins.mail_rrsets import mail_rrsets
 from tests.name_servers import APEX, CONFIGURATIONS, KEY, REVERSE, SECRET, NameServer, running
 from tests.servers.test_dns_records import DKIM, DMARC, HOST, PTR, ROOT, Publisher, rrset
@@ -51,13 +52,25 @@ def template(language: str, beginning: str) -> str:
     return str(block).replace("<base64>", SECRET).replace("{", "{{").replace("}", "}}")
 
 
+STORAGE = 'template:\n  - id: default\n    storage: {directory}\n    file: "%s.zone"\n'
+
+
 def configuration(kind: str) -> str:
     """The usual one up to the keys, and from there on the document's."""
     _, usual, _ = CONFIGURATIONS[kind]
     if kind == "knot":
-        storage = 'template:\n  - id: default\n    storage: {directory}\n    file: "%s.zone"\n'
-        return usual[: usual.index("key:")] + storage + template("yaml", "key:")
+        return usual[: usual.index("key:")] + STORAGE + template("yaml", "key:")
     return usual[: usual.index("key mailroom {{")] + template("", "key mailroom")
+
+
+def delegation(kind: str) -> str:
+    """The usual one with its keys, and from there on the document's, for a zone to which customers' names lead."""
+    _, usual, _ = CONFIGURATIONS[kind]
+    if kind == "knot":
+        ours = usual[: usual.index("acl:")] + STORAGE + template("yaml", "acl:")
+    else:
+        ours = usual[: usual.index("zone example.com")] + template("", "zone mail-dns")
+    return ours.replace("mail-dns.provider.example", "example.com")
 
 
 @pytest.fixture(scope="module", params=["knot", "bind"])
@@ -137,3 +150,22 @@ def test_one_name_too_many_refuses_the_whole_update(server: NameServer, tmp_path
     )
     assert "refuses the update of example.com. by key mailroom: allow this key these names and types there" in line
     assert server.serial() == before
+
+
+@pytest.mark.parametrize("kind", ["knot", "bind"])
+def test_a_zone_that_customers_lead_to_takes_what_they_need_and_no_address(kind: str, tmp_path: Path) -> None:
+    keys = [{**key, "domain": "customer.example"} for key in KEYS]
+    databases = [{"name": "prod", "domains": [{"name": "customer.example"}]}]
+    host = {"name": "mail.customer.example", "ipv4": "192.0.2.25"}
+    tlsa = [{"host": host["name"], "digests": ["a" * 64]}]
+    everything = mail_rrsets(databases, [host], keys, mta_sts={"policy": "version: STSv1\n"}, tlsa=tlsa, dane="always")
+    sets: list[Any] = list(delegated(everything, "example.com", ["example.com"], "mailroom1"))
+    with running(kind, tmp_path, delegation(kind)) as server:
+        publish = Publisher(server, tmp_path)
+        only: dict[str, Any] = {"zones": [publish.zone]}
+        assert publish(*sets, **only)["changed"]
+        assert server.values("_25._tcp.mail.customer.example.example.com.", "TLSA")
+        assert not publish(*sets, **only)["changed"]
+        assert publish(*sets[:1], prune=True, **only)["changed"]
+        address = rrset(HOST, "A", "192.0.2.25")
+        assert "refuses the update of example.com." in publish.refusal(address, **only)

@@ -16,6 +16,7 @@ from filter_plugins.problems import (
     FilterModule,
     address_problem,
     askable_databases,
+    delegation_problems,
     dns_name_problems,
     dnsbl_problems,
     domain_problem,
@@ -671,6 +672,44 @@ def test_a_zone_from_which_something_may_have_to_go_is_of_use(tmp_path: Path) ->
     assert len(unused("old.example", ledger=str(ledger))) == 1
 
 
+def test_a_zone_that_customers_names_lead_into_is_of_use() -> None:
+    zones = [{"name": "example.com"}, {"name": "provider.example"}]
+    assert len(unused_zone_problems(zones, [SOUND], [HOST], "mailroom1", "")) == 1
+    assert unused_zone_problems(zones, [SOUND], [HOST], "mailroom1", "", "mail-dns.provider.example") == []
+
+
+OURS, OCTODNS = [{"name": "provider.example"}], [{"name": "octodns.example"}]
+CUSTOMERS = [{"domains": [{"name": "customer.example"}, {"name": "provider.example"}]}]
+
+
+@pytest.mark.parametrize("name", [None, "", "provider.example", "mail-dns.provider.example", "octodns.example"])
+def test_names_may_lead_into_any_zone_of_ours(name: object) -> None:
+    assert delegation_problems(name, OURS, OCTODNS, CUSTOMERS, "mailroom1") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "problem"),
+    [
+        ("elsewhere.example", False, "'elsewhere.example' lies in none of dns_records_zones: write the name of one"),
+        ("notprovider.example", False, "lies in none of dns_records_zones"),
+        ("Provider.example", False, "is no zone: write it in lower case"),
+        (True, False, "is true or false, not text"),
+        (["provider.example"], False, "is a list, not text"),
+        (
+            ".".join([*["a" * 63] * 3, "provider.example"]),
+            False,
+            "names of 'customer.example' below it would be longer than 253 characters: write a shorter one",
+        ),
+        ("provider.example", True, "is not used: at a provider DNS is only looked at, remove it"),
+    ],
+)
+def test_a_delegation_with_a_problem(name: object, provider: bool, problem: str) -> None:
+    (line,) = delegation_problems(name, OURS, None, CUSTOMERS, "mailroom1", provider)
+    assert line.startswith("dns_records_delegation: ")
+    assert problem in line
+    assert "\n" not in line
+
+
 def test_a_sound_host_has_no_problems() -> None:
     assert host_problems([HOST]) == []
     assert host_problems([{**HOST, "mail_host_ipv6": None}, {**HOST, "ansible_facts": {}}]) == []
@@ -919,12 +958,13 @@ ANYTHING = st.recursive(
 @given(ANYTHING | st.lists(ANYTHING, max_size=3))
 def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
     postfix = [*smarthost_problems(value, value), *dnsbl_problems(value)]
+    delegation = delegation_problems(value, value, value, value, value)
+    delegation += delegation_problems("provider.example", OURS, value, value, value)
     mailboxes = mailbox_problems(value, value)
     resolver = resolver_problems(value, value, value)
-    names = [*dns_name_problems(value, value, value), *unused_zone_problems(value, value, value, value, "")]
-    names += report_problems(value)
-    inventory = [*inventory_problems(value), *zone_problems(value), *host_problems(value), *names]
-    for lines in (inventory, mailboxes, resolver, postfix):
+    names = [*dns_name_problems(value, value, value), *unused_zone_problems(value, value, value, value, "", value)]
+    zones = [*zone_problems(value), *delegation, *names, *report_problems(value)]
+    for lines in (inventory_problems(value), zones, host_problems(value), mailboxes, resolver, postfix):
         for line in lines:
             assert isinstance(line, str)
             assert len(line.splitlines()) == 1
@@ -1129,6 +1169,7 @@ def test_a_list_of_bad_addresses_with_a_problem(site: Any, problem: str) -> None
 def test_the_filters_have_names() -> None:
     assert sorted(FilterModule().filters()) == [
         "askable_databases",
+        "delegation_problems",
         "dns_name_problems",
         "dnsbl_problems",
         "host_problems",
