@@ -7,7 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,9 @@ options:
   domains: {description: The domains that sign., type: list, elements: str, required: true}
   selector: {description: Selector of a domain's first key., type: str, required: true}
   records:
-    description: What is wanted in DNS, as the filter C(mail_rrsets) answers it.
+    description:
+      - What is wanted in DNS, as the filters C(mail_rrsets) and C(delegated) answer it. Where aliases lead to the keys
+        of a domain, its keys take turns with these names.
     type: list
     elements: dict
     required: true
@@ -123,14 +125,13 @@ def run(parameters: Mapping[str, Any], check_mode: bool, now: int) -> dict[str, 
             if parameters["applied"]:
                 after[domain] = noted(keys, now, seen[domain], applied=True)
             else:
-                taken = [file.name.removesuffix(".key").removeprefix(f"{domain}.") for file in directory.glob("*.key")]
-                after[domain] = next_step(keys, now, seen[domain], times, partial(numbered, taken=taken))
+                after[domain] = next_step(keys, now, seen[domain], times, _successor(domain, wanted, directory))
         changed = any(kept.get(domain) != keys for domain, keys in after.items())
         if changed and not check_mode:
             for domain, keys in before.items():
-                for gone in {key.selector for key in keys} - {key.selector for key in after[domain]}:
-                    for suffix in ("", ED25519):
-                        (directory / f"{domain}.{gone}{suffix}.key").unlink(missing_ok=True)
+                for other in {key.selector for key in keys} ^ {key.selector for key in after[domain]}:
+                    for suffix in ("", ED25519):  # of one that begins, a key from earlier must not come back
+                        (directory / f"{domain}.{other}{suffix}.key").unlink(missing_ok=True)
             dkim_state.save(directory / dkim_state.FILE, kept | after)
     lines = {domain: f"{domain}: {story(keys, seen[domain], times)}" for domain, keys in after.items()}
     return {
@@ -138,6 +139,19 @@ def run(parameters: Mapping[str, Any], check_mode: bool, now: int) -> dict[str, 
         "story": list(lines.values()),
         "diff": {"before": _shown(kept), "after": _shown(kept | after)},
     }
+
+
+def _successor(domain: str, wanted: Sequence[Wanted], directory: Path) -> Callable[[str], str]:
+    """Answer what names the key that comes after another.
+
+    Where a domain's names are aliases, which somebody else has set once, there is none but these.
+    """
+    names = [one.name.partition("._domainkey.") for one in wanted if one.type == "CNAME"]
+    aliases = sorted({first.removesuffix(ED25519) for first, _, rest in names if rest == f"{domain}."})
+    if aliases:
+        return lambda selector: next((one for one in aliases if one != selector), selector)
+    taken = [file.name.removesuffix(".key").removeprefix(f"{domain}.") for file in directory.glob("*.key")]
+    return partial(numbered, taken=taken)
 
 
 def _seen(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dns.rdataset
 import pytest
 
+from filter_plugins.delegation import delegated
 from filter_plugins.mail_rrsets import mail_rrsets
 from filter_plugins.signing import key_names
 from library import rotate_dkim
@@ -57,13 +58,15 @@ class Company:
         self.servers = [FakeServer("ns1"), FakeServer("ns2")]
         self.zones: list[dict[str, Any]] = [ZONE]
         self.lost: list[str] = []
+        self.delegation = ""
         monkeypatch.setattr(dns_zone, "authoritative", lambda *_: (self.servers, self.lost))
 
     def records(self) -> list[Any]:
         """What site.yml wants at this moment; keys are made when they are missing."""
         signers = dkim_selectors(self.directory, [DOMAIN], "mailroom1")
         dkim = [dkim_key(self.directory, one["domain"], one["selector"], one["type"]) for one in signers]
-        return mail_rrsets([{"name": "prod", "domains": [{"name": DOMAIN}]}], HOSTS, dkim)
+        wanted = mail_rrsets([{"name": "prod", "domains": [{"name": DOMAIN}]}], HOSTS, dkim)
+        return delegated(wanted, self.delegation, [str(zone["name"]) for zone in self.zones], "mailroom1")
 
     def publish(self, *servers: FakeServer) -> None:
         shown = {(record["name"], record["type"]): list(record["values"]) for record in self.records()}
@@ -204,3 +207,61 @@ def test_what_is_wrong_is_told_before_anything_is_decided(company: Company) -> N
         "mail.example.com says that it is 1970-01-01 23:55 UTC, this computer 1970-01-02 00:00 UTC: set the clocks",
     ]
     assert not (company.directory / "selectors.json").exists()
+
+
+@pytest.fixture
+def customer(company: Company, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    """The server of a company's zone that is not ours: its names lead to a zone that is."""
+    company.zones, company.delegation = [{**ZONE, "name": "provider.example"}], "keys.provider.example"
+    theirs = FakeServer("theirs")
+    theirs.shown = {(one["name"], one["type"]): list(one["values"]) for one in company.records()}
+    answers = {
+        ("example.com.", "SOA"): Answer(values=("theirs. me. 1 2 3 4 5",)),
+        ("example.com.", "NS"): Answer(values=("theirs.",)),
+        ("theirs.", "A"): Answer(values=("192.0.2.1",)),
+    }
+    monkeypatch.setattr(dns_world.World, "ask", lambda _, name, kind: answers.get((name, kind), Answer("NXDOMAIN")))
+    monkeypatch.setattr(dns_world, "Server", lambda *_, **__: theirs)
+    return theirs
+
+
+def rotated(company: Company, now: float) -> str:
+    """One rotation after another, which ends a day before `now`; answers the story of its beginning."""
+    company.run(now)
+    company.publish()
+    [line] = company.run(now, applied=True)["story"]
+    for later in (1, 9):
+        company.run(now + later)
+        company.run(now + later, applied=True)
+    return str(line)
+
+
+def test_keys_to_which_others_lead_take_turns(company: Company, customer: FakeServer) -> None:
+    company.run(0)
+    theirs, seen, made = dict(customer.shown), [], set()
+    for turn in range(1, 5):
+        rotated(company, 200 * turn)
+        seen.append(company.phases())
+        made |= {file.read_bytes() for file in company.directory.glob("*.key")}
+    assert seen == [{"mailroom2": "signs"}, {"mailroom1": "signs"}] * 2
+    assert len(made) == 8
+    assert customer.shown == theirs
+
+
+def test_a_key_waits_until_others_lead_to_it(company: Company, customer: FakeServer) -> None:
+    company.run(0)
+    alias = customer.shown.pop(("mailroom2._domainkey.example.com.", "CNAME"))
+    assert "(theirs does not show mailroom2._domainkey.example.com. CNAME)" in rotated(company, 200)
+    assert company.phases() == {"mailroom1": "signs", "mailroom2": "new"}
+    customer.shown["mailroom2._domainkey.example.com.", "CNAME"] = alias
+    rotated(company, 210)
+    assert company.phases() == {"mailroom2": "signs"}
+
+
+@pytest.mark.usefixtures("customer")
+def test_a_key_from_earlier_does_not_come_back(company: Company) -> None:
+    company.run(0)
+    earlier = dkim_key(company.directory, DOMAIN, "mailroom2")["public"]
+    rotated(company, 200)
+    assert company.phases() == {"mailroom2": "signs"}
+    assert dkim_key(company.directory, DOMAIN, "mailroom2")["public"] != earlier
