@@ -10,7 +10,7 @@ import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import dns.name
@@ -84,8 +84,15 @@ class Expected:
     issuer: str = ""
     policy: str = ""
 
+    @cached_property
+    def aliases(self) -> Mapping[str, str]:
+        """Answer where names in zones of others have to lead, so that we write what they stand for."""
+        found = [(one.name, value) for one, _ in self.wanted if one.type == "CNAME" for value in one.rrset.values]
+        return {name: value for name, value in found if value.startswith(name)}
+
     def whose(self, name: str) -> Whose:
-        """Answer who writes a name."""
+        """Answer who writes what stands at a name."""
+        name = self.aliases.get(name, name)
         return "managed" if any(f".{name}".endswith(f".{zone}") for zone in self.zones) else "external"
 
 
@@ -99,7 +106,8 @@ def checks(expected: Expected, world: World) -> list[Callable[[], list[Finding]]
         if wanted.signed and not world.ask(zone_of(wanted.name, world), "SOA").secure:
             return []
         evaluated = wanted.shared and wanted.type == "TXT" and all(spf.is_spf(value) for value in wanted.rrset.values)
-        found = (_spf if evaluated else _record)(expected, world, wanted, level)
+        leads = wanted.type == "CNAME" and wanted.name in expected.aliases
+        found = (_spf if evaluated else _alias if leads else _record)(expected, world, wanted, level)
         return [replace(finding, record=" ".join(wanted.key)) for finding in found]
 
     found: list[Callable[[], list[Finding]]] = [partial(of_record, *wanted) for wanted in expected.wanted]
@@ -312,6 +320,32 @@ def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterat
     else:
         text = f"is not there: {remedy}"
     yield Finding(name, check, bad, whose, text)
+
+
+def _alias(expected: Expected, world: World, one: Wanted, level: str) -> Iterator[Finding]:
+    """Whether a name in a zone of others leads to where we write."""
+    name, target = one.name.rstrip("."), expected.aliases[one.name]
+    answer = world.ask(one.name, "CNAME")
+    uncertain = _uncertain(name, "delegation", "external", answer)
+    if uncertain:
+        yield uncertain
+        return
+    dane = name.startswith("_25._tcp.")
+    if target in answer.values and dane and not world.ask(zone_of(target, world), "SOA").secure:
+        text = "leads to a zone without DNSSEC, so that nobody may believe what stands there: sign that zone"
+        yield Finding(name, "delegation", "advice", "external", text)
+        return
+    if target in answer.values:
+        yield Finding(name, "delegation", "ok", "external", f"leads to {target}")
+        return
+    own = world.ask(one.name, "TLSA" if dane else "TXT").values
+    if answer.values:
+        text = f"leads to {', '.join(answer.values)} instead of to us: set CNAME {target}"
+    elif own:
+        text = f"has a record of its own, which stays as it is when ours changes: replace it by CNAME {target}"
+    else:
+        text = f"is not there: set CNAME {target}"
+    yield Finding(name, "delegation", _bad(level), "external", text)
 
 
 def _spf(expected: Expected, world: World, one: Wanted, level: str) -> Iterator[Finding]:

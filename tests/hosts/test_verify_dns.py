@@ -90,6 +90,17 @@ def test_what_is_in_no_zone_of_ours_is_on_a_page_to_copy(tmp_path: Path) -> None
     assert f"<code>{HOSTS.mail.address}</code>" in shown
 
 
+def test_names_that_are_to_lead_to_us_are_on_the_page(tmp_path: Path) -> None:
+    page, to = tmp_path / "records.html", f"keys.{REVERSE}"
+    options = {"dns_records_zones": [{"name": REVERSE}], "dns_records_delegation": to, "dns_records_page": str(page)}
+    _, bad = verify(tmp_path / "report.json", "-e", json.dumps(options))
+    own = "has a record of its own, which stays as it is when ours changes"
+    assert ("fails", "delegation", f"{own}: replace it by CNAME _dmarc.{DOMAIN}.{to}.") in bad
+    shown = html.unescape(page.read_text(encoding="utf-8"))
+    assert f"<code>_dmarc.{DOMAIN}.{to}</code>" in shown
+    assert "set once: from then on we write what verifies the signature" in shown
+
+
 def test_faults_of_others_are_found_and_end_the_run(tmp_path: Path) -> None:
     name = f"{HOSTS.selector}._domainkey"
     key = HOSTS.ssh(HOSTS.dns, f"knotc zone-read {DOMAIN} {name} TXT").split(maxsplit=4)[4].strip()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from filter_plugins.delegation import delegated
 from filter_plugins.mail_rrsets import mail_rrsets
 from library.dns_verify import table
 from module_utils import mail_checks, tls_hello
@@ -195,6 +196,71 @@ def test_name_servers_have_to_agree(said: Mapping[Key, frozenset[str]] | ZoneErr
 def test_what_lies_in_no_zone_of_ours_is_external() -> None:
     assert {one.whose for one in findings(FakeWorld()) if one.check == "reverse DNS"} == {"external"}
     assert {one.whose for one in findings(FakeWorld()) if one.check == "DKIM"} == {"managed"}
+
+
+DELEGATED = delegated(RECORDS, "keys.provider.example", ["provider.example"], "mailroom1")
+ALIAS, TARGET = "mailroom1._domainkey.example.com.", "mailroom1._domainkey.example.com.keys.provider.example."
+LED = dataclasses.replace(
+    EXPECTED,
+    wanted=list(zip(wanted_sets(DELEGATED, []), (record["level"] for record in DELEGATED), strict=True)),
+    zones=["provider.example."],
+)
+
+
+def led(changes: Mapping[Key, Answer]) -> list[mail_checks.Finding]:
+    """What is found where names lead to a zone of ours."""
+    sets = {one.key: Answer(values=tuple(sorted(one.rrset.values))) for one, _ in LED.wanted}
+    return [finding for check in mail_checks.checks(LED, FakeWorld({**sets, **changes})) for finding in check()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {(ALIAS, "CNAME"): Answer("NXDOMAIN"), (ALIAS, "TXT"): Answer("NXDOMAIN")},
+            f"is not there: set CNAME {TARGET}",
+        ),
+        (
+            {(ALIAS, "CNAME"): Answer(values=("s1.other.example.",))},
+            f"leads to s1.other.example. instead of to us: set CNAME {TARGET}",
+        ),
+        (
+            {(ALIAS, "CNAME"): Answer(), (ALIAS, "TXT"): GOOD[DKIM]},
+            f"has a record of its own, which stays as it is when ours changes: replace it by CNAME {TARGET}",
+        ),
+        ({(ALIAS, "CNAME"): Answer(bogus="EDE 7")}, "bogus for all who validate (EDE 7): see DNSSEC of its zone"),
+    ],
+)
+def test_a_name_that_does_not_lead_to_us_is_told_in_one_line(changes: Mapping[Key, Answer], text: str) -> None:
+    bad = [one for one in led(changes) if one.verdict != "ok" and one.check == "delegation"]
+    assert bad == [mail_checks.Finding(ALIAS.rstrip("."), "delegation", "fails", "external", text, f"{ALIAS} CNAME")]
+
+
+def test_what_names_lead_to_is_ours_and_the_way_there_is_not() -> None:
+    found = led({})
+    assert {one.verdict for one in found} == {"ok"}
+    assert {one.whose for one in found if one.check == "delegation"} == {"external"}
+    assert {one.whose for one in found if one.check in ("DKIM", "DMARC record", "DMARC policy")} == {"managed"}
+    [missing] = [one for one in led({(TARGET, "TXT"): Answer("NXDOMAIN")}) if one.verdict != "ok"]
+    assert (missing.check, missing.text) == ("DKIM", "is not there: run site.yml")
+
+
+@pytest.mark.parametrize(("secure", "verdict"), [(True, "ok"), (False, "advice")])
+def test_a_host_s_key_has_to_be_in_a_signed_zone_all_the_way(secure: bool, verdict: str) -> None:
+    port, to = "_25._tcp.mail.example.com.", "keys.provider.example."
+    tlsa = mail_rrsets([], HOSTS, [], tlsa=[{"host": "mail.example.com", "digests": ["a" * 64]}])
+    found = delegated([one for one in tlsa if one["type"] == "TLSA"], to, ["provider.example"], "mailroom1")
+    expected = dataclasses.replace(
+        LED, domains=[], hosts={}, wanted=[(one, "required") for one in wanted_sets(found, [])]
+    )
+    world = FakeWorld(
+        {
+            (port, "CNAME"): Answer(values=(f"{port}{to}",)),
+            ("provider.example.", "SOA"): Answer(values=("ns. me. 1 2 3 4 5",), secure=secure),
+        }
+    )
+    seen = [one for check in mail_checks.checks(expected, world) for one in check() if one.check == "delegation"]
+    assert [(one.name, one.verdict) for one in seen] == [(port.rstrip("."), verdict)]
 
 
 CERTIFICATE, PUBLIC = b"certificate", b"public key"
