@@ -49,6 +49,7 @@ class Zone:
     """A zone. name: absolute. records: lines of a zone file with absolute names, without SOA and NS.
 
     ds: what the zone above says of its keys. address: that of its name server, which has the zone if it is SERVER.
+    ours: whether a Tree's key may update it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Zone:
     signing: Signing = "signed"
     ds: Delegation = "right"
     address: str = SERVER
+    ours: bool = True
 
     def __post_init__(self) -> None:
         """Make its key."""
@@ -132,13 +134,17 @@ class Tree:
         self.ports |= {other: self.ports[address] for address, other in OVER_IPV6.items()}
         self.root = Zone(".")
         test, arpa = Zone("test."), [zone for zone in zones if zone.name.endswith(".arpa.")]
-        below = [zone for zone in zones if zone not in arpa]
+        below = [zone for zone in zones if zone not in arpa and zone.name.count(".") == 2]  # not what is below these
         self.zones = [self.root, test, *zones]
         files = {".": self.root.file([test, *arpa]), "test.": test.file(below)}
         files |= {zone.name: zone.file([]) for zone in zones if zone.address == SERVER}
         for name, text in files.items():
             (directory / f"{name}zone").write_text(text, encoding="utf-8")
-        served = [f"  - domain: {name}\n    storage: {directory}\n    file: {name}zone\n" for name in files]
+        may_update = {zone.name: "    acl: mailroom\n" for zone in self.zones if key and zone.ours}
+        served = [
+            f"  - domain: {name}\n    storage: {directory}\n    file: {name}zone\n{may_update.get(name, '')}"
+            for name in files
+        ]
         updates = f"""\
             key:
               - id: mailroom
@@ -148,9 +154,6 @@ class Tree:
               - id: mailroom
                 key: mailroom
                 action: [query, update]
-            template:
-              - id: default
-                acl: mailroom
         """
         self._configure("knot", SERVER, f"{textwrap.dedent(updates) if key else ''}zone:\n{''.join(served)}")
         self._configure("lame", LAME, "")
@@ -187,10 +190,12 @@ class Tree:
         return [(zone.name, f"127.0.0.1@{self.ports[zone.address]}") for zone in self.zones]
 
     @contextmanager
-    def resolver(self, directory: Path, anchor: Zone | None = None, *, explains: bool = True) -> Iterator[int]:
+    def resolver(
+        self, directory: Path, anchor: Zone | None = None, *, explains: bool = True, remembers: bool = True
+    ) -> Iterator[int]:
         """Run a validating resolver; answers its port. anchor: whose key it trusts as the root's, by default the root.
 
-        explains: whether it says why something is bogus (RFC 8914).
+        explains: whether it says why something is bogus (RFC 8914). remembers: whether it asks once in a TTL.
         """
         port = free_port()
         key = (anchor or self.root).dnskey.to_text()
@@ -210,6 +215,7 @@ class Tree:
                 ede: {"yes" if explains else "no"}
                 val-log-level: 0
                 num-threads: 2
+            {"" if remembers else "    cache-max-ttl: 0"}
             {"".join(f'    local-zone: "{name}" nodefault{chr(10)}            ' for name in ("test.", *reverse))}
             remote-control:
                 control-enable: no
