@@ -30,8 +30,8 @@ RSPAMD_NOTICES = (
 EXPLAINED = (
     # The first run of site.yml has Odoo try the connection before fetch-and-route has asked for its addresses: mail to
     # us would be put off until then (docs/decisions.md).
-    ".recipients: No such file or directory",
-    ".recipients lookup error for ",
+    "/fetch-and-route/recipients: No such file or directory",
+    "/fetch-and-route/recipients lookup error for ",
     # fail2ban says so once, of a new host's list of bans.
     "New database created. Version '",
     # fail2ban calls every ban and its end a warning.

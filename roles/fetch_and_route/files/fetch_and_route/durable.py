@@ -5,7 +5,10 @@ For their owner alone, and for the unit's own user when root runs the program by
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .trouble import Misconfigured
@@ -65,6 +68,24 @@ def directory(path: Path) -> Path:
     except OSError as error:
         raise _explained(path, error) from error
     return path
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep others who would lock the same file from writing meanwhile; they wait. Raises Misconfigured.
+
+    It is a file of its own: one that is replaced locks nobody out.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            give_away(descriptor, path.parent)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _explained(path, error) from error
 
 
 def give_away(descriptor: int, parent: Path) -> None:

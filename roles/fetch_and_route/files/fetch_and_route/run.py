@@ -150,7 +150,8 @@ def attend(
         def look_up() -> int:
             try:
                 if database.domains and not fresh:
-                    text = recipients.refresh(directory, database, calls.addresses())
+                    names = {other.name for other in config.databases}
+                    text = recipients.refresh(directory, database, calls.addresses(), names)
                     if text:
                         report.say(text)
             except Trouble as trouble:

@@ -58,7 +58,7 @@ class State:
         """Add notes, or remove those given as None; durable when it returns. Raises Misconfigured."""
         if _merged(self._notes, notes) == self._notes:
             return
-        with self._alone():
+        with durable.alone(self._path.with_suffix(".lock")):
             self._read()
             merged = _merged(self._notes, notes)
             if merged != self._notes:
@@ -88,21 +88,6 @@ class State:
             raise Misconfigured(f"{self._path}: {error.strerror}: run this as root") from error
         except (ValueError, TypeError, KeyError, AttributeError):
             self._notes = {}
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep others from writing meanwhile; they wait for milliseconds. The file itself is replaced, so not that."""
-        path = self._path.with_suffix(".lock")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                durable.give_away(descriptor, path.parent)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise Misconfigured(f"{path}: {error.strerror}: make room or mend its owner") from error
 
     def _write(self, notes: dict[str, Note]) -> None:
         table = {"version": 1, "messages": {key: dataclasses.asdict(note) for key, note in notes.items()}}
