@@ -516,16 +516,8 @@ def _server_problems(problems: Problems, where: str, value: object, keys: Sequen
     return server
 
 
-def _provider_problems(problems: Problems, variable: str, database: Mapping[str, Any]) -> None:
-    """What keeps a database from having its mailbox and its SMTP at a provider; see with_presets."""
-    where = f"{variable}.provider"
-    provider = problems.dictionary(where, database["provider"], PROVIDER_KEYS)
-    if provider is None:
-        return
-    preset = problems.text(f"{where}.preset", provider.get("preset"), _one_of(*PRESETS))
-    login = problems.text(
-        f"{where}.login", provider.get("login"), missing="give the mailbox's login, mostly its address"
-    )
+def _fetching_problems(problems: Problems, where: str, provider: Mapping[str, Any]) -> None:
+    """What keeps fetch-and-route from a provider's mailbox; the login is looked at before."""
     if "imap" in provider and "pop3" in provider:
         problems.add(f"{where}.pop3", "is given beside imap: fetch by one of the two, imap if there is a choice")
     protocol = "pop3" if "pop3" in provider else "imap"
@@ -537,32 +529,55 @@ def _provider_problems(problems: Problems, variable: str, database: Mapping[str,
     oauth = not is_empty(provider.get("oauth"))
     if oauth:
         _oauth_problems(problems, f"{where}.oauth", provider["oauth"])
-    elif preset == "microsoft365":
+    elif provider.get("preset") == "microsoft365":
         problems.add(
             f"{where}.oauth", "is missing: Microsoft takes no passwords over IMAP and POP3, give what it grants"
         )
     remedy = "" if oauth else "give the login's password, at Gmail an app password, from Ansible Vault"
     problems.text(f"{where}.password", provider.get("password"), missing=remedy)  # no check, so it is never shown
-    if provider.get("smtp") is not False:
-        smtp = _server_problems(problems, f"{where}.smtp", provider.get("smtp"), (*SERVER_KEYS, "login", "password"))
-        if smtp and login:
-            problems.text(f"{where}.smtp.login", smtp.get("login"), missing="give the login")
-            remedy = "give one (an app password, or a relay's), or smtp: false and connect Odoo's module for it by hand"
-            missing = f"Odoo logs in by password, OAuth needs a person's browser: {remedy}" if oauth else ""
-            problems.text(f"{where}.smtp.password", smtp.get("password"), missing=missing)
-    dns = problems.dictionary(f"{where}.dns", provider.get("dns"), ("mx", "spf", "dkim"))
+
+
+def _sending_problems(problems: Problems, where: str, provider: Mapping[str, Any], login: str) -> None:
+    """What keeps Odoo from a provider's SMTP. `login` is the mailbox's, "" when there is none."""
+    if provider.get("smtp") is False:
+        return
+    smtp = _server_problems(problems, f"{where}.smtp", provider.get("smtp"), (*SERVER_KEYS, "login", "password"))
+    if smtp and login:
+        problems.text(f"{where}.smtp.login", smtp.get("login"), missing="give the login")
+        remedy = "give one (an app password, or a relay's), or smtp: false and connect Odoo's module for it by hand"
+        missing = f"Odoo logs in by password, OAuth needs a person's browser: {remedy}"
+        missing = "" if is_empty(provider.get("oauth")) else missing
+        problems.text(f"{where}.smtp.password", smtp.get("password"), missing=missing)
+
+
+def _expected_dns_problems(problems: Problems, where: str, provider: Mapping[str, Any]) -> None:
+    dns = problems.dictionary(where, provider.get("dns"), ("mx", "spf", "dkim"))
     for key in ("mx", "dkim"):
-        for place, name in problems.items(f"{where}.dns.{key}", dns.get(key) if dns else None):
+        for place, name in problems.items(f"{where}.{key}", dns.get(key) if dns else None):
             problems.text(place, name, missing="remove the empty entry")
-    problems.text(f"{where}.dns.spf", dns.get("spf") if dns else None)
+    problems.text(f"{where}.spf", dns.get("spf") if dns else None)
+
+
+def _provider_problems(problems: Problems, variable: str, database: Mapping[str, Any]) -> None:
+    """What keeps a database from having its mailbox and its SMTP at a provider; see with_presets."""
+    where = f"{variable}.provider"
+    provider = problems.dictionary(where, database["provider"], PROVIDER_KEYS)
+    if provider is None:
+        return
+    preset = problems.text(f"{where}.preset", provider.get("preset"), _one_of(*PRESETS))
+    remedy = "give the mailbox's login, mostly its address"
+    login = problems.text(f"{where}.login", provider.get("login"), missing=remedy)
+    _fetching_problems(problems, where, provider)
+    _sending_problems(problems, where, provider, login)
+    _expected_dns_problems(problems, f"{where}.dns", provider)
     for place, domain in problems.items(f"{variable}.domains", database.get("domains")):
+        if not isinstance(domain, Mapping):
+            continue
+        remedy = "is the provider's business: make the mailbox or alias there, remove it here"
         for key in ("people", "postmaster"):
-            if isinstance(domain, Mapping) and not is_empty(domain.get(key)):
-                problems.add(
-                    f"{place}.{key}", "is the provider's business: make the mailbox or alias there, remove it here"
-                )
-        names = [domain.get(key, key) for key in ("catchall", "bounce")] if isinstance(domain, Mapping) else []
-        own = [f"{name}@{domain.get('name')}" for name in names]
+            if not is_empty(domain.get(key)):
+                problems.add(f"{place}.{key}", remedy)
+        own = [f"{domain.get(key, key)}@{domain.get('name')}" for key in ("catchall", "bounce")]
         if login.lower() in own and preset != "microsoft365" and is_empty(provider.get("recipient_header")):
             # Odoo takes what is delivered to the catchall for an answer, and tells the sender when it knows no thread.
             what = "is an address of Odoo's, which all mail in its mailbox would seem to be sent to"
