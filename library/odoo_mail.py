@@ -164,6 +164,7 @@ tests:
   sample: {prod: {smtp: passed, imap: passed}}
 """
 
+AT_ONCE = 8  # databases: of one Odoo with two workers each waits for three others, and has its answer in time
 TEST_SECONDS = 150  # Odoo itself waits up to 60 s for each step of a connection
 
 
@@ -608,18 +609,25 @@ class Database:
                 self._change(f"{item.what}.state", state, "done")
         if self.check_mode:
             return
-        for item in self.outgoing:
-            self._test("smtp", item.wanted["smtp_host"], item, "test_smtp_connection")
-        for item in self.incoming:
-            self._test("imap", item.wanted["server"], item, "button_confirm_login")
+        try:
+            for item in self.outgoing:
+                self._test("smtp", item.wanted["smtp_host"], item, "test_smtp_connection")
+            for item in self.incoming:
+                self._test("imap", item.wanted["server"], item, "button_confirm_login")
+        except OdooError as error:
+            self.problems.append(error.line(self.where))
 
     def _test(self, kind: str, host: str, item: Item, method: str) -> None:
+        """Run one of Odoo's tests. Raises OdooError where the way to Odoo fails: that says nothing about the server."""
         identity = self.records.identity(item.model, item.name)
         try:
             self.odoo.call(item.model, method, [identity], timeout=TEST_SECONDS)
         except OdooError as error:
-            self.tests[kind] = "failed"
             button, server = ("Test Connection", "outgoing") if kind == "smtp" else ("Test & Confirm", "incoming")
+            if error.at:
+                text = f"no answer to Odoo's {button} of {host}: {error}"
+                raise OdooError(text, error.cure, error.at) from error
+            self.tests[kind] = "failed"
             self.problem(
                 f"{server} server {host}", f"Odoo's {button} says: {error}", remedy(str(error), host, self.ours)
             )
@@ -630,7 +638,7 @@ class Database:
 
 def on_all(databases: Sequence[Database], work: Callable[[Database], None]) -> bool:
     """Do some work on all databases side by side; returns whether there is no problem in any."""
-    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(work, databases))
     return not any(database.problems for database in databases)
 

@@ -114,6 +114,7 @@ problems:
 
 NAME = "Mailroom probe"
 FOLDERS = ("INBOX", "Routed", "Quarantine")
+AT_ONCE = 8  # databases, as in odoo_mail
 PAUSE = 0.5  # seconds between two looks into the mailbox
 QUIET = {"mail_create_nosubscribe": True, "mail_create_nolog": True, "mail_notrack": True, "tracking_disable": True}
 
@@ -363,7 +364,7 @@ def main() -> None:
         else:
             database.judge([probe for probe in probes if probe.database == database.name])
 
-    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(work, databases))
     module.exit_json(
         changed=False,

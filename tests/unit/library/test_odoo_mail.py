@@ -1002,6 +1002,29 @@ def test_a_failing_test_says_what_odoo_said_and_what_to_do(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "button"),
+    [("test_smtp_connection", "Test Connection"), ("button_confirm_login", "Test & Confirm")],
+)
+def test_an_odoo_that_goes_away_has_not_failed_its_test(
+    lab: Lab, method: str, button: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = lab.odoo.execute
+
+    def die(model: str, name: str, *arguments: Any) -> Any:
+        if name == method:
+            raise ConnectionAbortedError
+        return execute(model, name, *arguments)
+
+    monkeypatch.setattr(lab.odoo, "execute", die)
+    database = lab.run()
+    assert "failed" not in database.tests.values()
+    assert database.problems == [
+        f"odoo_databases[prod].url: no answer to Odoo's {button} of {HOST}: {lab.url} does not answer (connection "
+        "closed): check the address and that Odoo runs there"
+    ]
+
+
+@pytest.mark.parametrize(
     ("said", "advice"),
     [
         ("Connection Test Failed! (535, b'5.7.8 Error: authentication failed')", "--tags dovecot"),
