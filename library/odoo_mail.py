@@ -164,6 +164,7 @@ tests:
   sample: {prod: {smtp: passed, imap: passed}}
 """
 
+OWN_RECORDS = ("group_portal", "group_system", "model_mail_thread")  # of every Odoo, as ir.model.data calls them
 AT_ONCE = 8  # databases: of one Odoo with two workers each waits for three others, and has its answer in time
 TEST_SECONDS = 150  # Odoo itself waits up to 60 s for each step of a connection
 
@@ -274,11 +275,11 @@ class Database:
         encryptions = tuple(value for value, _ in described["smtp_encryption"]["selection"])
         fields = self.odoo.fields(odoo_wanted.FEATURES)
         self.features = odoo_wanted.Features(fields, encryptions, self.odoo.version())
-        names = ["group_portal", "group_system", *(name for _, name in odoo_wanted.SCHEDULES.values())]
+        names = [*OWN_RECORDS, *(name for _, name in odoo_wanted.SCHEDULES.values())]
         data = [["module", "in", ["base", "mail", "fetchmail"]], ["name", "in", names]]
         rows = self.odoo.search_read("ir.model.data", data, ["name", "res_id"])
         self.base = {row["name"]: row["res_id"] for row in rows}
-        self.thread = self.odoo.search_read("ir.model", [["model", "=", "mail.thread"]], ["model"])[0]["id"]
+        self.thread = self.base["model_mail_thread"]
 
     def _check_features(self) -> None:
         if self.features.json2:

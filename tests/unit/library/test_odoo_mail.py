@@ -62,6 +62,7 @@ class FakeOdoo:
                     {"module": "base", "name": "group_system", "res_id": 72},
                     {"module": "mail", "name": "ir_cron_mail_scheduler_action", "res_id": 1},
                     {"module": "mail", "name": "ir_cron_mail_gateway_action", "res_id": 2},
+                    {"module": "mail", "name": "model_mail_thread", "res_id": 1},
                 ]
             ),
             "ir.cron": self._rows(
