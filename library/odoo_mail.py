@@ -213,6 +213,7 @@ class Database:
         self.gateway: dict[str, Any] = {"action_id": 0, "protocol": "xmlrpc", "login": odoo_wanted.LOGIN}
         self.key_path = Path(params["secrets_directory"]) / f"gateway-{self.name}"
         self.domains = [odoo_wanted.alias_domain(domain) for domain in settings["domains"]]
+        self.company_domains: dict[str, str] = {}  # by the company's name, after the run; none before Odoo 17
         self.names = [domain["name"] for domain in self.domains]
         self.odoo: Odoo
         self.features: odoo_wanted.Features
@@ -273,7 +274,8 @@ class Database:
         """What this Odoo can do, and the ids of what it has by itself: groups, scheduled actions, a model."""
         described = self.odoo.call("ir.mail_server", "fields_get", ["smtp_encryption"], ["selection"])
         encryptions = tuple(value for value, _ in described["smtp_encryption"]["selection"])
-        fields = self.odoo.fields(odoo_wanted.FEATURES)
+        owners = [alias["model"] for domain in self.settings["domains"] for alias in domain.get("aliases") or []]
+        fields = self.odoo.fields({**odoo_wanted.FEATURES, **{owner: ["company_id"] for owner in owners}})
         self.features = odoo_wanted.Features(fields, encryptions, self.odoo.version())
         names = [*OWN_RECORDS, *(name for _, name in odoo_wanted.SCHEDULES.values())]
         data = [["module", "in", ["base", "mail", "fetchmail"]], ["name", "in", names]]
@@ -339,6 +341,8 @@ class Database:
                     self.problem(f"domains[{domain['name']}].companies", text, f"name one of {', '.join(names)}")
         items = odoo_wanted.company_items(self.settings["domains"], companies, self.features)
         self.items += items
+        if self.features.alias_domains:
+            self.company_domains = odoo_wanted.domains_of_companies(companies, items)
         for name in odoo_wanted.companies_without_address(self.domains, companies, items, self.features):
             text = "Odoo names its e-mail address to those who write to the catchall, and it is none that people read"
             cure = "set it in Odoo, or here: companies: [{name: ..., email: ...}]"
@@ -444,7 +448,7 @@ class Database:
                 records = self.odoo.search_read(
                     model,
                     [["name", "in", sorted({alias["record"] for _, alias in aliases})]],
-                    ["name", "alias_id", "alias_contact", *fields],
+                    ["name", "alias_id", "alias_contact", *fields, *self._company_field(model)],
                     context={},
                 )
             except OdooError as error:
@@ -459,6 +463,9 @@ class Database:
                 )
         self.items += odoo_wanted.alias_items(self.settings["domains"], self.features)
 
+    def _company_field(self, model: str) -> list[str]:
+        return ["company_id"] if self.features.alias_domains and self.features.has(model, "company_id") else []
+
     def _check_alias(
         self, place: str, domain: str, alias: Record, records: Sequence[Record], taken: Sequence[Record]
     ) -> None:
@@ -467,6 +474,12 @@ class Database:
             text = f"Odoo has {len(owners) or 'no'} {alias['model']} named {alias['record']!r}"
             self.problem(f"{place}.record", text, "rename all but one" if owners else "make it in Odoo, or correct it")
             return
+        company = show("", owners[0].get("company_id") or False)
+        own_domain = self.company_domains.get(company, domain)
+        if own_domain != domain and domain in self.company_domains.values():
+            # mail.alias, _check_alias_domain_id_mc
+            text = f"{alias['record']!r} is the company {company}'s, whose domain is {own_domain}"
+            self.problem(place, text, f"list the alias there, or the company under companies of {domain}")
         own = plain(owners[0]["alias_id"])
         for other in taken:
             same = other["alias_name"] == alias["name"] and other["id"] != own

@@ -181,6 +181,17 @@ def company_items(domains: Sequence[Record], companies: Sequence[Record], featur
     return items
 
 
+def domains_of_companies(companies: Sequence[Record], items: Sequence[Item]) -> dict[str, str]:
+    """The alias domain of each company after the items, by the company's name. `companies` are as for company_items."""
+    wanted = {item.name: item.wanted.get("alias_domain_id") for item in items}
+    return {
+        company["name"]: ref.name
+        if isinstance(ref := wanted.get(company["name"]), Ref)
+        else show("", company["alias_domain_id"])
+        for company in companies
+    }
+
+
 def companies_without_address(
     domains: Sequence[Mapping[str, str]], companies: Sequence[Record], items: Sequence[Item], features: Features
 ) -> list[str]:

@@ -64,8 +64,20 @@ BASE: Fields = {
     "ir.model.data": {"module": "char", "name": "char", "model": "char", "res_id": "many2one_reference"},
     "ir.model.fields": {"model": "char", "name": "char"},
     # Two apps whose records own aliases.
-    "crm.team": {"name": "char", "alias_id": "many2one", "alias_name": "char", "alias_contact": "selection"},
-    "project.project": {"name": "char", "alias_id": "many2one", "alias_name": "char", "alias_contact": "selection"},
+    "crm.team": {
+        "name": "char",
+        "company_id": "many2one",
+        "alias_id": "many2one",
+        "alias_name": "char",
+        "alias_contact": "selection",
+    },
+    "project.project": {
+        "name": "char",
+        "company_id": "many2one",
+        "alias_id": "many2one",
+        "alias_name": "char",
+        "alias_contact": "selection",
+    },
 }
 
 # An app that not every Odoo has, and not the test hosts'.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from library.odoo_mail import Database
 from tests.story import WAIT, Hosts, Story, StoryError, wait_for_message
 
 pytestmark = pytest.mark.hosts
@@ -57,6 +58,30 @@ class Thread:
             if time.monotonic() > deadline:
                 raise StoryError(f"nothing came back to {self.address('bounce')} within {WAIT:.0f} s")
             self.story.hosts.ssh(self.story.hosts.mail, "systemctl", "start", "fetch-and-route.service")
+
+
+def test_an_alias_outside_of_its_owner_s_company_is_told_before_odoo_would_refuse_it(story: Story) -> None:
+    database = story.hosts.database
+    first, sister = (domain["name"] for domain in database["domains"])
+    (company,) = story.admin("res.company", "search", [("name", "=", "Sister")])
+    team = story.admin("crm.team", "create", {"name": "Sisters", "company_id": company})
+    domain = {**database["domains"][0], "aliases": [{"name": "sisters", "model": "crm.team", "record": "Sisters"}]}
+    settings = {**database, "domains": [domain, *database["domains"][1:]]}
+    settings["ca_file"] = str(story.hosts.secrets / "ca" / "ca.pem")
+    params = {"secrets_directory": str(story.hosts.secrets), "timeout": 60, "gateway_key": "keep", "gateway_code": ""}
+    one = Database(settings, [], params, check_mode=True)
+    try:
+        one.read()
+        one.odoo.close()
+        assert one.problems == [
+            f"odoo_databases[second].domains[{first}].aliases[sisters]: 'Sisters' is the company Sister's, whose "
+            f"domain is {sister}: list the alias there, or the company under companies of {first}"
+        ]
+        (identity,) = story.admin("mail.alias.domain", "search", [("name", "=", first)])
+        with pytest.raises(StoryError, match="belongs to company"):
+            story.admin("crm.team", "write", [team], {"alias_name": "sisters", "alias_domain_id": identity})
+    finally:
+        story.admin("crm.team", "unlink", [team])
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["first", "sister"])

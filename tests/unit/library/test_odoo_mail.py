@@ -960,6 +960,29 @@ def test_an_alias_of_another_domain_is_free_here(lab: Lab) -> None:
     lab.settle()
 
 
+@pytest.mark.parametrize(
+    ("company", "domains", "told"),
+    [
+        ("Sister", ["sister.example"], True),
+        ("Sister", [], False),  # it gets the first domain
+        ("My Company", ["sister.example"], False),
+        (False, ["sister.example"], False),
+    ],
+)
+def test_the_owner_of_an_alias_is_of_a_company_of_its_domain(
+    lab: Lab, company: str | bool, domains: list[str], told: bool
+) -> None:
+    lab.odoo.models["res.company"][2] = {"id": 2, "name": "Sister", "alias_domain_id": False, "email": False}
+    lab.odoo.models["crm.team"][1]["company_id"] = company and [2, company]
+    lab.more_domains = [{"name": name, "companies": ["Sister"]} for name in domains]
+    line = (
+        "odoo_databases[prod].domains[example.com].aliases[sales]: 'Sales' is the company Sister's, whose domain is "
+        "sister.example: list the alias there, or the company under companies of example.com"
+    )
+    assert lab.run().problems == [line] * told
+    assert bool(lab.odoo.writes) != told
+
+
 def test_two_owners_of_one_name_are_not_guessed_between(lab: Lab) -> None:
     lab.odoo.models["crm.team"][2] = {**lab.odoo.models["crm.team"][1], "id": 2}
     assert "Odoo has 2 crm.team named 'Sales': rename all but one" in lab.run().problems[0]
