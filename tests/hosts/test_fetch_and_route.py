@@ -18,6 +18,7 @@ import pytest
 from ansible.module_utils.odoo_rpc import Odoo
 from imapclient import IMAPClient  # type: ignore[import-untyped]
 
+from library.odoo_probe import ask
 from tests import delivery_reports
 from tests.story import ROOT, WAIT, Hosts, StoryError
 
@@ -306,11 +307,24 @@ def test_an_alias_made_in_odoo_is_known_after_one_run_and_forgotten_like_that(ma
     mailroom.until(address, 550)
 
 
+def asked() -> str:
+    """What preflight would say of Odoo, "" when nothing is wrong."""
+    database = HOSTS.database | {"ca_file": str(HOSTS.secrets / "ca" / "ca.pem")}
+    return "\n".join(ask(database, 20)[1])
+
+
+AWAY = (
+    f"odoo_databases[{HOSTS.database['name']}].url: {HOSTS.database['url']} answers HTTP 502: the proxy is there, Odoo "
+    "is starting or down: start Odoo, or try again in a minute"
+)
+
+
 def test_mail_waits_while_odoo_is_away(mailroom: Mailroom) -> None:
     message_id = mailroom.put(mailroom.mail(), SALES)
     table = mailroom.table()
     assert f"{SALES} OK" in table
     HOSTS.ssh(HOSTS.odoo, "systemctl", "stop", "odoo")
+    assert asked() == AWAY
     assert mailroom.run() == 75
     assert mailroom.table() == table, "nobody is refused because Odoo is away"
     assert mailroom.folders(message_id) == ["INBOX"]
@@ -318,8 +332,10 @@ def test_mail_waits_while_odoo_is_away(mailroom: Mailroom) -> None:
     assert mailroom.run() == 75, "the timer leaves it alone for a while"
     while mailroom.run_by_hand() == 75:  # each try is answered; Odoo takes a few seconds to start
         assert mailroom.folders(message_id) == ["INBOX"]
+        assert asked() in {AWAY, ""}, "it is told in words"
     assert mailroom.folders(message_id) == ["Routed"]
     assert len(mailroom.posted([message_id])) == 1
+    assert asked() == ""
 
 
 def test_killed_again_and_again_it_loses_none_and_posts_none_twice(mailroom: Mailroom) -> None:

@@ -1,4 +1,7 @@
-"""What keeps a real Odoo from being asked is told in one sentence: what, where, what to do."""
+"""What keeps a real Odoo from being asked is told in one sentence: what, where, what to do.
+
+Of one that is stopped or starts, test_fetch_and_route.py sees it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ pytestmark = pytest.mark.hosts
 
 PLACE = "odoo_databases[prod]"
 # A second nginx beside Odoo's own: each port is what may stand where Odoo is thought to be.
-BEHIND, WEBSITE, MOVED, GUARDED, WITHOUT_RPC, WITHOUT_XMLRPC = range(4431, 4437)
+WEBSITE, MOVED, GUARDED, WITHOUT_RPC, WITHOUT_XMLRPC = range(4431, 4436)
 DOORS = f"""
 user www-data; # as for Odoo, or the directory for large requests changes hands
 pid /run/doors.pid;
@@ -26,7 +29,6 @@ http {{
     access_log off;
     ssl_certificate /etc/nginx/chain.pem;
     ssl_certificate_key /etc/nginx/key.pem;
-    server {{ listen {BEHIND} ssl; location / {{ proxy_pass http://127.0.0.1:1; }} }}
     server {{ listen {WEBSITE} ssl; location / {{ return 200 "<!DOCTYPE html><p>Welcome"; }} }}
     server {{ listen {MOVED} ssl; location / {{ return 301 https://www.example.com/; }} }}
     server {{ listen {GUARDED} ssl; location / {{ return 401; }} }}
@@ -150,10 +152,6 @@ def test_an_app_that_is_not_installed(database: dict[str, Any]) -> None:
     [
         (1, "does not answer (connection refused): check the address and that Odoo runs there"),
         (22, "does not speak TLS properly (WRONG_VERSION_NUMBER): check the port"),
-        (
-            BEHIND,
-            "answers HTTP 502: the proxy is there, Odoo is starting or down: start Odoo, or try again in a minute",
-        ),
         (WEBSITE, "answers with a web page, not like Odoo: check the address"),
         (MOVED, "redirects to https://www.example.com/: give the address where it ends"),
         (
