@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import email.utils
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.story import Hosts, Story
+from tests.story import Host, Hosts, Story
 
 pytestmark = pytest.mark.hosts
 
@@ -37,6 +38,7 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (path / "hosts.yml").write_text(yaml.safe_dump(hosts))
     facts = yaml.safe_load((DEMO.inventory / "group_vars" / "all.yml").read_text())
     server = {"host": DEMO.mail.name}
+    facts["odoo_databases"][0]["domains"][0]["former_names"] = ["old-bounce"]
     facts["odoo_databases"][0]["provider"] = {
         "login": NAME,
         "password": DEMO.secret(f"mailbox-{NAME}"),
@@ -51,25 +53,33 @@ def inventory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
     finally:
         gone = "/usr/local/bin/fetch-and-route /usr/local/lib/fetch-and-route /etc/fetch-and-route"
-        units = "/etc/systemd/system/fetch-and-route.service /etc/systemd/system/fetch-and-route.timer"
-        DEMO.ssh(
-            ROUTER, f"systemctl disable --now fetch-and-route.timer; rm -r {gone} {units}; systemctl daemon-reload"
-        )
+        units = "fetch-and-route.timer fetch-and-route-watch.service"
+        files = "/etc/systemd/system/fetch-and-route*"
+        DEMO.ssh(ROUTER, f"systemctl disable --now {units}; rm -r {gone} {files}; systemctl daemon-reload")
         DEMO.ssh(DEMO.mail, "systemctl", "start", "fetch-and-route.timer")
 
 
-@pytest.fixture
-def story(monkeypatch: pytest.MonkeyPatch) -> Iterator[Story]:
-    """The story, with the other host to route."""
+@contextlib.contextmanager
+def story(subject: str, *, by_itself: bool = False) -> Iterator[Story]:
+    """The story, with the other host to route, when it is told to or by itself."""
     real = Hosts.ssh
 
-    def ssh(self: Hosts, host: object, *command: str) -> str:
+    def ssh(self: Hosts, host: Host, *command: str) -> str:
         routes = command == ("systemctl", "start", "fetch-and-route.service")
-        return real(self, ROUTER if routes else host, *command)  # type: ignore[arg-type]
+        return "" if routes and by_itself else real(self, ROUTER if routes else host, *command)
 
-    monkeypatch.setattr(Hosts, "ssh", ssh)
-    with DEMO.names(), contextlib.closing(Story(DEMO, subject="Ten chairs, by way of a provider")) as told:
-        yield told
+    with pytest.MonkeyPatch.context() as patch, DEMO.names():
+        patch.setattr(Hosts, "ssh", ssh)
+        with contextlib.closing(Story(DEMO, subject=subject)) as told:
+            yield told
+
+
+@pytest.fixture(scope="module")
+def here(inventory: Path) -> Hosts:
+    """Who runs site.yml with this inventory."""
+    hosts = copy.copy(DEMO)
+    hosts.inventory = inventory
+    return hosts
 
 
 def recap(output: str) -> str:
@@ -79,11 +89,14 @@ def recap(output: str) -> str:
     return found[0]
 
 
-def test_the_way_by_a_provider(inventory: Path, story: Story) -> None:
+def has_own_mail() -> tuple[str, str]:
+    """What a host that only routes keeps as it is."""
     services = "systemctl is-enabled postfix dovecot rspamd unbound nftables fail2ban 2>&1 || true"
-    before = DEMO.ssh(ROUTER, services), DEMO.ssh(ROUTER, "cat /etc/postfix/main.cf")
-    here = copy.copy(DEMO)
-    here.inventory = inventory
+    return DEMO.ssh(ROUTER, services), DEMO.ssh(ROUTER, "cat /etc/postfix/main.cf")
+
+
+def test_the_way_by_a_provider(here: Hosts) -> None:
+    before = has_own_mail()
 
     first, second = here.site(), here.site()
 
@@ -91,11 +104,34 @@ def test_the_way_by_a_provider(inventory: Path, story: Story) -> None:
     assert "changed=0 " in recap(second), second
     assert "TASK [postfix : " not in first
     assert "TASK [dns_records : " not in first
-    assert (DEMO.ssh(ROUTER, services), DEMO.ssh(ROUTER, "cat /etc/postfix/main.cf")) == before
-
-    story.connections_pass()
-    story.customer_writes()
-    story.salesperson_answers()
-    story.customer_answers()
+    assert has_own_mail() == before
+    with story("Ten chairs, by way of a provider") as told:
+        told.connections_pass()
+        told.customer_writes()
+        told.salesperson_answers()
+        told.customer_answers()
     assert "routed" in DEMO.ssh(ROUTER, "journalctl -u fetch-and-route --no-pager")
     assert "mailbox-prod" in DEMO.ssh(ROUTER, "ls /etc/fetch-and-route/secrets")
+
+
+def test_what_comes_back_to_a_name_used_earlier_is_a_bounce_still(here: Hosts) -> None:
+    """The provider says which address a mail was sent to; Odoo knows it by its name of today alone."""
+    here.site("--tags", "fetch_and_route")
+    message_id = email.utils.make_msgid(domain="customer.example")
+    with story("A bounce") as told, DEMO.mailbox() as session:
+        address = f"old-bounce+7-crm.lead-7@{told.hosts.domain['name']}"  # the form that Odoo 14 sends from
+        lines = [f"Delivered-To: {address}", "From: customer@customer.example"]
+        lines += ["Subject: It could not be delivered", f"Message-ID: {message_id}", "", "Mailbox full.", ""]
+        session.append("INBOX", "\r\n".join(lines).encode())
+
+        told.route(message_id)  # what is no bounce has no route here, and would go to Quarantine
+
+
+def test_new_mail_is_routed_by_itself_in_push_mode(here: Hosts) -> None:
+    push = ["--tags", "fetch_and_route", "--extra-vars", "fetch_and_route_mode=push"]
+    here.site(*push)
+    assert "changed=0 " in recap(here.site(*push))
+    DEMO.ssh(ROUTER, "systemctl stop fetch-and-route.timer fetch-and-route.service")
+    with story("Ten chairs, pushed by a provider", by_itself=True) as told:
+        told.customer_writes()
+    assert "routed" in DEMO.ssh(ROUTER, "journalctl -u fetch-and-route-watch --no-pager")
