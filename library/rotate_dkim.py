@@ -4,11 +4,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +14,12 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 MISSING = ""
 if TYPE_CHECKING:
-    from module_utils import dkim_state, dns_world, dns_zone, mail_checks
+    from module_utils import dkim_state, dns_zone, rotations
     from module_utils.dkim_rotation import Key, Seen, Times, moment, next_step, noted, numbered, story
     from module_utils.dns_plan import Wanted
 else:
     try:
-        from ansible.module_utils import dkim_state, dns_world, dns_zone, mail_checks
+        from ansible.module_utils import dkim_state, dns_zone, rotations
         from ansible.module_utils.dkim_rotation import Key, Seen, Times, moment, next_step, noted, numbered, story
     except ImportError as error:
         MISSING = str(error)
@@ -93,29 +90,24 @@ story:
 """
 
 ED25519 = "-ed25519"
-DAY = 86400
 
 
 def run(parameters: Mapping[str, Any], check_mode: bool, now: int) -> dict[str, Any]:
     """Look, decide and keep it; answer what the module answers. Raises ValueError with what is wrong, OSError."""
-    problems = [
-        f"{host} is left out: run for all mail hosts, since what one of them may sign with has to stay"
-        for host in parameters["left_out"]
-    ]
-    tolerance = parameters["clock_tolerance"]
+    problems = rotations.left_out(parameters["left_out"])
     problems += [
         f"{host} says that it is {moment(float(clock))}, this computer {moment(now)}: set the clocks"
         for host, clock in parameters["clocks"].items()
-        if abs(now - float(clock)) > tolerance
+        if abs(now - float(clock)) > parameters["clock_tolerance"]
     ]
     directory = Path(parameters["directory"]).expanduser()
-    defaults = {"port": 53, "key_algorithm": dns_zone.ALGORITHMS[0]}
-    zones = dns_zone.zones_of([defaults | zone for zone in parameters["zones"]], problems)
+    zones = rotations.zones_of(parameters, problems)
     wanted = dns_zone.wanted_sets([one for one in parameters["records"] if "._domainkey." in one["name"]], problems)
     if problems:
         raise ValueError("\n".join(problems))
-    times = Times(parameters["days"] * DAY, parameters["retired_days"] * DAY, tolerance)
-    with _locked(directory):
+    signs, retired = (parameters[name] * rotations.DAY for name in ("days", "retired_days"))
+    times = Times(signs, retired, parameters["clock_tolerance"])
+    with rotations.locked(directory):
         kept = dkim_state.load(directory / dkim_state.FILE)
         first = (Key(parameters["selector"], "signs", now),)
         before = {domain: kept.get(domain, first) for domain in parameters["domains"]}
@@ -172,28 +164,9 @@ def _seen(
         for key in keys
         if key.phase in ("new", "shown")
     }
-    world = dns_world.World(resolver, timeout=timeout)
-    places: dict[str, list[Wanted]] = {}
-    for found in sets.values():
-        for one in found:
-            ours = dns_zone.zone_of(one.name, zones)
-            places.setdefault(ours.name if ours else mail_checks.zone_of(one.name, world), []).append(one)
-
-    def look(place: str) -> tuple[dict[tuple[str, str], str], int]:
-        inside = places[place]
-        ours = next((zone for zone in zones if zone.name == place), None)
-        try:
-            servers, unknown = dns_zone.authoritative(ours, timeout) if ours else dns_world.servers_of(place, world)
-        except dns_zone.ZoneError as error:
-            servers, unknown = [], [str(error)]
-        if unknown or not servers:
-            reason = unknown[0] if unknown else f"nobody can tell the name servers of {place or inside[0].name}"
-            return {one.key: reason for one in inside}, 0
-        return dns_zone.not_shown(servers, place, inside)
-
-    looks = dns_zone.each(places, look)
-    reasons = {key: reason for late, _ in looks for key, reason in late.items()}
-    cached = max((seconds for _, seconds in looks), default=0)
+    every = [one for found in sets.values() for one in found]
+    reasons, remembered = rotations.look_everywhere(every, zones, resolver, timeout, dns_zone.not_shown)
+    cached = max(remembered.values(), default=0)
     result: dict[str, Seen] = {}
     for domain in domains:
         missing = {
@@ -209,15 +182,6 @@ def _seen(
 def _shown(domains: Mapping[str, Sequence[Key]]) -> str:
     """Answer the keys of all domains for a diff."""
     return "".join(f"{domain} {key.selector} {key.phase}\n" for domain, keys in domains.items() for key in keys)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of the directory of keys, which the lookup dkim_key takes, too; makes the directory."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> None:

@@ -203,7 +203,7 @@ def test_what_is_wrong_is_told_before_anything_is_decided(company: Company) -> N
             1, left_out=["mail2.example.com"], clocks={"mail.example.com": str(DAY - 301), "mail3": str(DAY + 300)}
         )
     assert str(error.value).splitlines() == [
-        "mail2.example.com is left out: run for all mail hosts, since what one of them may sign with has to stay",
+        "mail2.example.com is left out: run for all mail hosts, since what one of them may use has to stay",
         "mail.example.com says that it is 1970-01-01 23:55 UTC, this computer 1970-01-02 00:00 UTC: set the clocks",
     ]
     assert not (company.directory / "selectors.json").exists()
