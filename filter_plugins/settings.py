@@ -44,6 +44,7 @@ NUMBERS = {
     "rspamd_reject_score": (1, 10**6),
     "dns_records_dkim_days": (0, 36500),
     "dns_records_dkim_retired_days": (0, 36500),
+    "dns_records_tlsa_days": (0, 36500),
 }
 
 

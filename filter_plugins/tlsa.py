@@ -12,10 +12,26 @@ from cryptography.hazmat.primitives import serialization
 
 
 class Keys(TypedDict):
-    """Keys of a mail host: SHA-256 of the SubjectPublicKeyInfo in hexadecimal, the one in use first, then the next."""
+    """Keys of a mail host: SHA-256 of the SubjectPublicKeyInfo in hexadecimal.
+
+    The one in use comes first, then the next, then a former one that a daemon may still show.
+    """
 
     host: str
     digests: list[str]
+
+
+class Renewable(TypedDict):
+    """Keys of a mail host whose certificate we have made: digests, and the file of the one in use, "" for acme.
+
+    former: whether there is a former key that a daemon may still show.
+    """
+
+    host: str
+    used: str
+    following: str
+    former: bool
+    file: str
 
 
 def _digest(file: Path) -> str:
@@ -30,17 +46,20 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def _digests(host: Mapping[str, Any], directory: Path) -> Sequence[str]:
-    mode, names = host.get("certificate_mode", "private"), host.get("certificate_names", [host["inventory_hostname"]])
-    facts = host.get("ansible_facts") or {}
-    if mode == "acme":
-        return (facts.get("tls_keys") or []) if facts.get("acme_certificate") else []
-    if mode == "files":
+def _files(host: Mapping[str, Any], directory: Path) -> list[Path]:
+    """The files here that a host's keys are in, the one in use first, then the next, then the former."""
+    names = host.get("certificate_names", [host["inventory_hostname"]])
+    if host.get("certificate_mode", "private") == "files":
         paths = [str(host.get(f"certificate_{each}_file") or "") for each in ("key", "next_key")]
-        files = [Path(path).expanduser() for path in paths if path]
-    else:
-        files = [directory / f"{names[0].lower()}.key{suffix}" for suffix in ("", ".next")] if names else []
-    return [_digest(file) for file in files if file.exists()]
+        return [Path(path).expanduser() for path in paths if path]
+    return [directory / f"{names[0].lower()}.key{suffix}" for suffix in ("", ".next", ".former")] if names else []
+
+
+def _digests(host: Mapping[str, Any], directory: Path) -> Sequence[str]:
+    facts = host.get("ansible_facts") or {}
+    if host.get("certificate_mode") == "acme":
+        return (facts.get("tls_keys") or []) if facts.get("acme_certificate") else []
+    return [_digest(file) for file in _files(host, directory) if file.exists()]
 
 
 def tlsa_keys(hosts: Iterable[Mapping[str, Any]], directory: str) -> list[Keys]:
@@ -51,12 +70,34 @@ def tlsa_keys(hosts: Iterable[Mapping[str, Any]], directory: str) -> list[Keys]:
     Raises ValueError in one line for a file that holds no key.
     """
     found = ((str(host["inventory_hostname"]), list(_digests(host, Path(directory)))) for host in hosts)
-    return [{"host": host, "digests": digests} for host, digests in found if len(digests) > 1]
+    return [{"host": host, "digests": digests} for host, digests in found if len(set(digests)) > 1]
+
+
+def renewable_keys(hosts: Iterable[Mapping[str, Any]], directory: str) -> list[Renewable]:
+    """The keys of the same mail hosts, those with files of their own left out, and those without a next key yet."""
+    found: list[Renewable] = []
+    for host in hosts:
+        mode = host.get("certificate_mode", "private")
+        files = _files(host, Path(directory)) if mode == "private" else []
+        if mode == "files" or not all(file.exists() for file in files[:2]):
+            continue
+        used, following, *former = [*_digests(host, Path(directory)), "", ""]
+        if following:
+            found.append(
+                {
+                    "host": str(host["inventory_hostname"]),
+                    "used": used,
+                    "following": following,
+                    "former": not {*former} <= {used, ""},
+                    "file": str(files[0]) if files else "",
+                }
+            )
+    return found
 
 
 class FilterModule:
-    """Ansible's door to the function above."""
+    """Ansible's door to the functions above."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """The filter by its name."""
-        return {"tlsa_keys": tlsa_keys}
+        """The filters by name."""
+        return {"renewable_keys": renewable_keys, "tlsa_keys": tlsa_keys}

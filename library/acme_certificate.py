@@ -10,7 +10,17 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from ansible.module_utils.acme_facts import NEXT_KEY, acme_facts, make_next_key
+from ansible.module_utils.acme_facts import (
+    FORMER_KEY,
+    LIVE,
+    NEXT_KEY,
+    acme_facts,
+    forget_former_key,
+    is_torn,
+    make_next_key,
+    mend,
+    take_next_key,
+)
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
@@ -19,7 +29,8 @@ short_description: Have the mail host's certificate issued by an ACME authority
 description:
   - Asks the authority with certbot if the host has no certificate yet, or one that was asked for in another way, and
     sees to it that the daemons show what was issued. Otherwise it asks nobody.
-  - Makes the key that comes after the one in use, so that others can know of it before.
+  - Makes the key that comes after the one in use, so that others can know of it before. What a run that was cut off
+    has left of a change of keys is put right.
   - What fails is told in one line. Nothing that worked before is touched, and the next run tries again.
 options:
   state:
@@ -31,6 +42,10 @@ options:
     description: The file with certbot's options; a change of it has a new certificate issued.
     type: path
     default: /etc/mailroom/acme/certbot.ini
+  next_key:
+    description: Have a new certificate issued now, from the next key.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -129,7 +144,7 @@ class Certificate:
     def __init__(self, config: Path, root: Path = Path("/")) -> None:
         self.config, self.root = config, root
         self.renewal = root / "etc/letsencrypt/renewal" / f"{NAME}.conf"
-        self.live = root / "etc/letsencrypt/live" / NAME
+        self.live = root / LIVE
         self.pair = root / "etc/mailroom/tls/pair.pem"
         # How the certificate we have was asked for; what was asked for and failed is asked for again.
         self.asked = root / "var/lib/mailroom/acme.ini"
@@ -146,10 +161,10 @@ class Certificate:
         except FileNotFoundError:
             return False
 
-    def command(self) -> list[str]:
+    def command(self, next_key: bool = False) -> list[str]:
         """How certbot is called. One that keeps a certificate would not take up new options."""
         command = ["certbot", "certonly", "--non-interactive", "--config", str(self.config)]
-        changed = self.renewal.exists() and self.asked.exists()
+        changed = next_key or (self.renewal.exists() and self.asked.exists())
         return [*command, "--force-renewal" if changed else "--keep-until-expiring"]
 
     def remember(self) -> None:
@@ -187,6 +202,7 @@ def main() -> None:
         {
             "state": {"choices": ["present", "absent"], "default": "present"},
             "config": {"type": "path", "default": "/etc/mailroom/acme/certbot.ini"},
+            "next_key": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -199,23 +215,34 @@ def main() -> None:
                 module.fail_json(msg=f"certbot keeps the certificate: {output.strip()}")
             certificate.asked.unlink(missing_ok=True)
             (certificate.root / NEXT_KEY).unlink(missing_ok=True)
+            forget_former_key(certificate.root)
         module.exit_json(changed=there, ansible_facts=acme_facts(certificate.root))
-    due = certificate.is_due()
-    shown = not due and certificate.is_installed()
-    changed = not shown or not (certificate.root / NEXT_KEY).exists()
+    root, due = certificate.root, certificate.is_due()
+    takes = module.params["next_key"] and not due
+    torn = certificate.renewal.exists() and is_torn(root)
+    begun = (root / FORMER_KEY).exists()
+    shown = not (due or takes or torn or begun) and certificate.is_installed()
+    changed = not shown or not (root / NEXT_KEY).exists()
     if module.check_mode or not changed:
-        module.exit_json(changed=changed, issued=due, ansible_facts=acme_facts(certificate.root))
-    if due:
-        code, output = run(certificate.command())
+        module.exit_json(changed=changed, issued=due or takes, ansible_facts=acme_facts(root))
+    if torn:
+        mend(root)
+    takes = takes and certificate.is_installed() and (root / NEXT_KEY).exists()
+    if due or takes:
+        if takes:
+            take_next_key(root)
+        code, output = run(certificate.command(takes))
         if code:
+            mend(root)
             module.fail_json(msg=problem(output))
         certificate.remember()
     if not shown:
         code, output = run([PROGRAM, "wait" if certificate.is_installed() else "install"])
         if code:
-            module.fail_json(msg="; ".join(output.splitlines()), changed=True, issued=due)
-    make_next_key(certificate.root)
-    module.exit_json(changed=True, issued=due, ansible_facts=acme_facts(certificate.root))
+            module.fail_json(msg="; ".join(output.splitlines()), changed=True, issued=due or takes)
+    make_next_key(root)
+    forget_former_key(root)
+    module.exit_json(changed=True, issued=due or takes, ansible_facts=acme_facts(root))
 
 
 if __name__ == "__main__":

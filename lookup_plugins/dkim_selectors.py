@@ -18,7 +18,7 @@ short_description: The DKIM keys of domains and what becomes of each
 description:
   - Two keys for each selector, an RSA one, which every receiver verifies, and an Ed25519 one (RFC 8463) at another
     selector, since whoever does not know that algorithm overlooks its signature.
-  - A domain that C(playbooks/rotate_dkim.yml) has dealt with has the selectors of C(selectors.json) in the directory,
+  - A domain that C(playbooks/rotate_keys.yml) has dealt with has the selectors of C(selectors.json) in the directory,
     any other has O(selector).
 options:
   _terms:

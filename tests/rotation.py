@@ -1,6 +1,6 @@
-"""Mail that leaves for a stranger all the while, and what the stranger makes of it, while somebody changes keys.
+"""Mail that leaves for a stranger all the while, and connections that come, while somebody changes keys.
 
-`tests/hosts/test_rotate_dkim.py` watches one rotation of the DKIM keys.
+`tests/hosts/test_rotate_keys.py` watches one change of each kind of key.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import email.policy
 import email.utils
 import re
 import smtplib
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -120,3 +121,48 @@ class Traffic:
         while any(not sent.raw for sent in self.sent.values()):
             if not self.collect() and time.monotonic() > deadline:
                 raise StoryError(f"{sum(not sent.raw for sent in self.sent.values())} messages have not arrived")
+
+
+@dataclass
+class Strangers:
+    """Connections from outside to the domain's mail server, verified by DANE alone, one every `pause` seconds.
+
+    verified: how many were. faults: what Postfix outside said of the others.
+    """
+
+    hosts: Hosts
+    pause: float = 0.5
+    verified: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def connecting(self) -> Iterator[None]:
+        """Connect all the while."""
+        over = threading.Event()
+        finger = f"posttls-finger -t 30 -T 30 -L summary -l dane-only {self.hosts.domain['name']} 2>&1"
+        config = str(self.hosts.secrets / "ssh" / "config")
+        ssh = ["ssh", "-F", config, self.hosts.outside.name, f"while read -r _; do {finger} | tr '\\n' ' '; echo; done"]
+        # ssh would make the stderr that others have, too, a non-blocking one, which Ansible refuses.
+        with subprocess.Popen(
+            ssh, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as outside:
+
+            def connect() -> None:
+                assert outside.stdin and outside.stdout  # noqa: PT018 - both are pipes
+                while not over.wait(self.pause):
+                    outside.stdin.write("\n")
+                    outside.stdin.flush()
+                    said = outside.stdout.readline()
+                    if "Verified TLS connection established" in said:
+                        self.verified += 1
+                    else:
+                        self.faults.append(f"{time.strftime('%H:%M:%S')} not verified: {said.strip()}")
+                outside.stdin.close()
+
+            thread = threading.Thread(target=connect)
+            thread.start()
+            try:
+                yield
+            finally:
+                over.set()
+                thread.join()

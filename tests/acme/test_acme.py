@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from imapclient import IMAPClient  # type: ignore[import-untyped]
 
+from tests.rotation import Strangers
 from tests.story import ROOT, WAIT, Hosts, StoryError
 
 pytestmark = pytest.mark.hosts
@@ -181,7 +182,31 @@ def test_a_renewal_is_shown_at_once_and_cuts_nobody_off(root: Path) -> None:
         mailbox.select_folder("Routed", readonly=True)
         assert session.login(name, HOSTS.secret(f"mailbox-{name}"))[0] == 235
     assert HOSTS.ssh(MAIL, "openssl pkey -in /etc/mailroom/tls/pair.pem -pubout") == key
+    assert in_dns(f"_25._tcp.{MAIL.name}", "TLSA") == sorted(map(digest, ("pair.pem", "next.key")))  # as before
     HOSTS.ssh(MAIL, "systemctl start certbot.service")  # with nothing to renew
+
+
+def test_the_next_key_takes_its_place_while_others_verify_the_host(root: Path) -> None:
+    before, following = serials(root), digest("next.key")
+    known = {"used": digest("pair.pem")[6:], "since": 0, "following": following[6:], "shown": 0}  # seen by earlier runs
+    state = HOSTS.secrets / "ca" / "keys.json"
+    state.write_text(json.dumps({"version": 1, "hosts": {MAIL.name: known}}))
+    strangers = Strangers(HOSTS)
+
+    with strangers.connecting():
+        extra = json.dumps(ACME | {"certificate_ca_file": str(root), "dns_records_tlsa_days": 0})
+        HOSTS.site("-e", extra, playbook="playbooks/rotate_keys.yml")
+
+    assert not serials(root) & before
+    assert digest("pair.pem") == following
+    assert in_dns(f"_25._tcp.{MAIL.name}", "TLSA") == sorted([following, digest("next.key")])
+    assert HOSTS.ssh(MAIL, "ls /etc/mailroom/tls") == "next.key\npair.pem\n"
+    assert strangers.faults == []
+    assert strangers.verified > 4
+    renewed = serials(root)
+    HOSTS.ssh(MAIL, "certbot renew --force-renewal --no-random-sleep-on-renew --quiet")
+    assert not serials(root) & renewed
+    assert digest("pair.pem") == following
 
 
 def test_other_names_are_asked_for_through_the_zone(root: Path) -> None:

@@ -118,6 +118,7 @@ def install() -> list[str]:
         file.write(pair)
         file.flush()
         os.fsync(file.fileno())
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(temporary)  # fails unless they belong together
     temporary.replace(PAIR)
     subprocess.run(RELOAD, check=True)  # noqa: S603 - fixed words
     return wait()

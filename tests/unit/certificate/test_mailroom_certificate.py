@@ -120,23 +120,39 @@ def test_a_certificate_that_ends_soon_is_told(file: Path, tmp_path: Path) -> Non
     assert line.endswith(": have it renewed, see journalctl -u certbot")
 
 
-def test_what_certbot_renewed_is_installed_in_one_instant(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lineage(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What certbot has renewed; the daemons are reloaded when told."""
+    assert file.exists()
     lineage = tmp_path / "live"
     lineage.mkdir()
-    (lineage / "privkey.pem").write_text("key\n")
-    (lineage / "fullchain.pem").write_text("chain\n")
+    made = private_certificate(tmp_path / "issued", ["mail.example.com"], 397, NOW)
+    (lineage / "privkey.pem").write_text(made["key"])
+    (lineage / "fullchain.pem").write_text(made["chain"])
     monkeypatch.setattr(mailroom_certificate, "LINEAGE", lineage)
     monkeypatch.setattr(mailroom_certificate, "RELOAD", ("true",))
     monkeypatch.setattr(mailroom_certificate, "wait", lambda: ["as checked"])
+    return lineage
+
+
+def test_what_certbot_renewed_is_installed_in_one_instant(file: Path, lineage: Path) -> None:
     file.with_name(".pair.pem.renewed").write_text("what a crash left behind")
     before = file.stat().st_ino
     assert mailroom_certificate.install() == ["as checked"]
-    assert file.read_text() == "key\nchain\n"
+    assert file.read_text() == "".join((lineage / name).read_text() for name in ("privkey.pem", "fullchain.pem"))
     assert file.stat().st_ino != before
     assert file.stat().st_mode & 0o777 == 0o600
     assert not file.with_name(".pair.pem.renewed").exists()
+
+
+def test_a_key_of_another_certificate_is_not_installed(
+    file: Path, lineage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = file.read_text()
+    (lineage / "privkey.pem").write_text(before.partition("-----BEGIN CERT")[0])
+    assert mailroom_certificate.main(["install"]) == 1
+    assert "KEY_VALUES_MISMATCH" in capsys.readouterr().err
+    assert file.read_text() == before
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from filter_plugins.tlsa import tlsa_keys
+from filter_plugins.tlsa import renewable_keys, tlsa_keys
 from lookup_plugins.private_certificate import private_certificate
 
 NAME = "mail.example.com"
@@ -62,6 +62,40 @@ def test_the_next_key_becomes_the_certificate_s(authority: tuple[Path, str]) -> 
     assert another != following
 
 
+def test_a_former_key_is_told_of_until_it_is_forgotten(authority: tuple[Path, str]) -> None:
+    directory, former = authority
+    key = directory / f"{NAME}.key"
+    following = keys(directory)[0]["digests"][1]
+
+    def renewable() -> list[Any]:
+        return list(renewable_keys([{"inventory_hostname": NAME}], str(directory)))
+
+    begun = {"host": NAME, "used": former, "following": following, "former": False, "file": str(key)}
+    assert renewable() == [begun]
+    key.with_name(f"{key.name}.former").write_bytes(key.read_bytes())
+    assert renewable() == [begun]  # cut off between the two steps
+    key.with_name(f"{key.name}.next").replace(key)
+    assert keys(directory)[0]["digests"] == [following, former]
+    assert renewable() == []  # until the next key is made
+    private_certificate(directory, [NAME], 397, datetime.now(UTC))
+    ((used, another, kept),) = [one["digests"] for one in keys(directory)]
+    assert (used, kept) == (following, former)
+    assert renewable() == [{**begun, "used": used, "following": another, "former": True}]
+
+
+def test_an_issued_certificate_s_keys_can_be_renewed(tmp_path: Path) -> None:
+    def renewable(*tls_keys: str, mode: str = "acme", issued: bool = True) -> list[Any]:
+        facts = {"acme_certificate": issued, "tls_keys": list(tls_keys)}
+        host = {"inventory_hostname": NAME, "certificate_mode": mode, "ansible_facts": facts}
+        return list(renewable_keys([host], str(tmp_path)))
+
+    found = {"host": NAME, "used": "aa", "following": "bb", "former": False, "file": ""}
+    assert renewable("aa", "bb") == [found]
+    assert renewable("aa", "bb", "cc") == [{**found, "former": True}]
+    assert renewable("aa", "bb", "aa") == [found]
+    assert renewable() == renewable("aa", "bb", issued=False) == renewable("aa", "bb", mode="files") == []
+
+
 def test_own_files_need_a_next_key(tmp_path: Path, authority: tuple[Path, str]) -> None:
     directory, current = authority
     own = {"certificate_mode": "files", "certificate_key_file": f"{directory}/{NAME}.key"}
@@ -75,6 +109,7 @@ def test_own_files_need_a_next_key(tmp_path: Path, authority: tuple[Path, str]) 
     ("facts", "told"),
     [
         ({"acme_certificate": True, "tls_keys": ["aa", "bb"]}, [["aa", "bb"]]),
+        ({"acme_certificate": True, "tls_keys": ["aa", "aa"]}, []),
         ({"acme_certificate": True, "tls_keys": []}, []),
         ({"acme_certificate": False, "tls_keys": ["aa", "bb"]}, []),
         (None, []),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import ssl
+import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
 from library import acme_certificate
 from library.acme_certificate import Certificate, problem, run
-from module_utils.acme_facts import NEXT_KEY
+
+if TYPE_CHECKING:
+    from module_utils import acme_facts
+    from module_utils.acme_facts import NEXT_KEY, make_next_key
+else:  # the same module that the module under test has
+    from ansible.module_utils import acme_facts
+    from ansible.module_utils.acme_facts import NEXT_KEY, make_next_key
 
 # What certbot 2.1 and 4.0 print, with what pebble and Let's Encrypt report.
 FAILED = """\
@@ -258,3 +267,149 @@ def test_what_certbot_keeps_is_told(
 ) -> None:
     ran = Ran(certificate, {"delete": (1, "no\n")})
     assert module(certificate, monkeypatch, capsys, ran, state="absent")["msg"] == "certbot keeps the certificate: no"
+
+
+class Killed(BaseException):
+    """The module is killed."""
+
+
+class Authority:
+    """Certbot, which makes the next certificate from the key it has, and daemons that show what they last read.
+
+    left: after so many steps the module is killed.
+    """
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.certificate = Certificate(root / "certbot.ini", root)
+        self.left, self.issued, self.refuses = 1000, 0, False
+        self.real = acme_facts._replace
+        monkeypatch.setattr(acme_facts, "_replace", self.replace)
+        monkeypatch.setattr(acme_certificate, "run", self)
+        monkeypatch.setattr(acme_certificate, "Certificate", lambda _config: self.certificate)
+        for directory in (self.certificate.live, self.certificate.renewal.parent, self.certificate.pair.parent):
+            directory.mkdir(parents=True)
+        self.certificate.config.write_text("domains = mail.example.com\n")
+        self.certificate.renewal.write_text("[renewalparams]\n")
+        self.certificate.remember()
+        make_next_key(root)
+        (root / NEXT_KEY).replace(self.certificate.live / "privkey.pem")
+        self.renew()
+        make_next_key(root)
+
+    @property
+    def told(self) -> list[str]:
+        """The keys that DNS is to tell of."""
+        told: Any = acme_facts.acme_facts(self.certificate.root)["tls_keys"]
+        return list(told)
+
+    def step(self) -> None:
+        if not self.left:
+            raise Killed
+        self.left -= 1
+
+    def replace(self, file: Path, content: bytes) -> None:
+        self.step()
+        self.real(file, content)
+        self.step()
+
+    def renew(self) -> None:
+        """What certbot's timer does, too."""
+        live, chain = self.certificate.live / "privkey.pem", self.certificate.live / "fullchain.pem"
+        new = ["openssl", "req", "-x509", "-key", str(live), "-subj", "/CN=mail", "-out", str(chain)]
+        subprocess.run(new, check=True, capture_output=True)
+        self.issued += 1
+        self.step()
+        self.install()
+
+    def install(self) -> None:
+        pair = b"".join((self.certificate.live / name).read_bytes() for name in ("privkey.pem", "fullchain.pem"))
+        self.certificate.pair.write_bytes(pair)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate.pair)
+        self.step()
+        self.reload()
+
+    def reload(self) -> None:
+        self.shown = acme_facts._digest(self.certificate.pair)
+
+    def __call__(self, command: list[str]) -> tuple[int, str]:
+        self.step()
+        if command[1] == "certonly":
+            if self.refuses:
+                return 1, ERROR.format(error="too many certificates")
+            assert command[-1] == "--force-renewal"
+            self.renew()
+        elif command[1] == "install":
+            self.install()
+        else:
+            self.reload()
+        self.step()
+        return 0, ""
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """A host with a certificate and the next key."""
+    return Authority(tmp_path, monkeypatch)
+
+
+def play(capsys: pytest.CaptureFixture[str], **arguments: object) -> dict[str, Any]:
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        acme_certificate.main()
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_the_next_key_takes_the_place_of_the_one_in_use(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, following = authority.told
+    assert play(capsys, next_key=True, _ansible_check_mode=True)["issued"]
+    assert authority.issued == 1
+    answer = play(capsys, next_key=True)
+    assert answer["changed"]
+    assert answer["issued"]
+    used, another = answer["ansible_facts"]["tls_keys"]
+    assert used == following == authority.shown
+    assert another != following
+    assert not play(capsys)["changed"]
+    assert authority.issued == 2
+
+
+def test_an_authority_that_refuses_leaves_the_key_as_it_was(
+    authority: Authority, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = authority.told
+    authority.refuses = True
+    assert play(capsys, next_key=True)["msg"].startswith("no certificate was issued: too many certificates")
+    authority.refuses = False
+    authority.renew()  # by its timer
+    assert authority.shown == before[0]
+    assert play(capsys)["changed"]
+    assert authority.told == before
+
+
+@pytest.mark.parametrize(("renews", "again"), [(False, True), (True, False)])
+def test_a_change_of_keys_is_cut_off_anywhere(
+    authority: Authority, capsys: pytest.CaptureFixture[str], renews: bool, again: bool
+) -> None:
+    """Whatever the host shows then, and after certbot's timer, DNS tells of it; the next run puts all right."""
+    steps = 0
+    while True:
+        told = authority.told
+        authority.left = steps
+        with contextlib.suppress(Killed):
+            play(capsys, next_key=True)
+            break
+        authority.left = 1000
+        assert authority.shown in authority.told
+        assert authority.shown in told[:2]
+        if renews:
+            authority.renew()
+            assert authority.shown in authority.told
+            assert authority.shown in told[:2]
+        play(capsys, next_key=again)
+        assert authority.told[0] == authority.shown
+        assert len(set(authority.told)) == len(authority.told) == 2
+        assert not play(capsys)["changed"]
+        steps += 1
+    assert steps > 8

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from module_utils.acme_facts import NEXT_KEY, PAIR, RENEWAL, acme_facts, make_next_key
+from module_utils.acme_facts import FORMER_KEY, NEXT_KEY, PAIR, RENEWAL, acme_facts, make_next_key
 
 NOTHING = {"acme_certificate": False, "acme_account": "", "tls_keys": []}
 SERVER = "acme.example/directory"
@@ -51,6 +51,17 @@ def test_a_next_key_is_kept(host: Path) -> None:
     before = acme_facts(host)
     assert not make_next_key(host)
     assert acme_facts(host) == before
+
+
+def test_a_former_key_is_told_of_last(host: Path) -> None:
+    make_next_key(host)
+    former = digest(host / PAIR)
+    (host / PAIR).replace(host / FORMER_KEY)
+    (host / PAIR).write_bytes((host / NEXT_KEY).read_bytes())
+    used = digest(host / PAIR)
+    assert acme_facts(host)["tls_keys"] == [used, used, former]
+    assert make_next_key(host)
+    assert acme_facts(host)["tls_keys"] == [used, digest(host / NEXT_KEY), former]
 
 
 @pytest.mark.parametrize(
