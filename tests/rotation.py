@@ -1,6 +1,6 @@
 """Mail that leaves for a stranger all the while, and connections that come, while somebody changes keys.
 
-`tests/hosts/test_rotate_keys.py` watches one change of each kind of key.
+`tests/hosts/test_rotate_keys.py` watches one change of each kind of key, `bench/rotation` many, and kills the playbook.
 """
 
 from __future__ import annotations
@@ -9,19 +9,36 @@ import contextlib
 import email
 import email.policy
 import email.utils
+import json
+import os
+import random
 import re
+import signal
 import smtplib
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 
-from tests.story import WAIT, Hosts, StoryError
+from filter_plugins.tlsa import tlsa_keys
+from tests.story import ROOT, WAIT, Hosts, StoryError
 
 CUSTOMER = "customer@customer.example"
+FOR_EVER = 36500  # days
+TTL, RETIRED, CLOCK = 5, 15, 4  # seconds: of records, of a DKIM key afterwards, by which clocks may be wrong
+QUICK = {
+    "dns_records_dkim_days": 0,
+    "dns_records_dkim_retired_days": RETIRED / 86400,
+    "dns_records_ttl": TTL,
+    "postfix_queue_lifetime": f"{RETIRED - 5}s",
+    "__dns_records_clock_tolerance": CLOCK,
+}
+"""Days are seconds."""
 
 
 @dataclass
@@ -166,3 +183,153 @@ class Strangers:
             finally:
                 over.set()
                 thread.join()
+
+
+def rotate(hosts: Hosts, options: list[str], kill_at: int | None = None) -> list[str]:
+    """Run playbooks/rotate_keys.yml; answer the tasks that it has come to. Raises StoryError when it fails.
+
+    kill_at: kill it, and all that it has started here, as soon as the how manyth task begins.
+    """
+    tasks: list[str] = []
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(hosts.inventory)]
+    with subprocess.Popen(
+        [*command, "playbooks/rotate_keys.yml", *options],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        assert run.stdout  # it is a pipe
+        said = []
+        for line in run.stdout:
+            said.append(line)
+            if found := re.match(r"(?:TASK|RUNNING HANDLER) \[(.*)\] \*", line):
+                tasks.append(found[1])
+                if len(tasks) == kill_at:
+                    os.killpg(run.pid, signal.SIGKILL)
+                    return tasks
+    if run.returncode:
+        raise StoryError(f"playbooks/rotate_keys.yml ended with {run.returncode}:\n{''.join(said)[-3000:]}")
+    return tasks
+
+
+@dataclass
+class Rounds:
+    """All keys are changed again and again, and the playbook is killed on its way: what strangers see of that.
+
+    Days are seconds, but nothing is played: what somebody may remember for a TTL they do remember. In each round other
+    DKIM keys begin to sign, and the certificate is made from its next key, or in every third round with the same.
+    """
+
+    hosts: Hosts
+    wanted: int
+    seed: int
+    say: Callable[[str], None] = lambda _: None
+    done: int = 0
+    runs: int = 0
+    renewed: int = 0
+    seconds: float = 0
+    killed: list[str] = field(default_factory=list)  # the tasks that had just begun
+    keys: set[str] = field(default_factory=set)  # that the certificate has had
+    tasks: int = 1  # of a whole run
+
+    def __post_init__(self) -> None:
+        self.traffic, self.strangers = Traffic(self.hosts), Strangers(self.hosts)
+        self.lots = random.Random(self.seed)  # noqa: S311 - no secret
+
+    @property
+    def faults(self) -> list[str]:
+        """What is wrong, in one line each."""
+        return [*self.traffic.faults, *self.strangers.faults]
+
+    def play(self, limit: float) -> None:
+        """Play all rounds, and begin none after so many seconds. Raises StoryError."""
+        began = time.monotonic()
+        with self._memories():
+            with self.traffic.flowing(), self.strangers.connecting():
+                while self.done < self.wanted and time.monotonic() - began < limit:
+                    self._round()
+                    self.done += 1
+                    self.seconds = time.monotonic() - began
+                    self.say(f"round {self.done} of {self.wanted}, {self.seconds:.0f} s: {self._summary()}")
+            self.traffic.wait()
+
+    def _round(self) -> None:
+        before = self.hosts.selector
+        days = FOR_EVER if self.done % 3 == 2 else 0
+        if days:
+            (self.hosts.secrets / "ca" / f"{self.hosts.mail.name}.pem").unlink()  # as if it ended soon
+            self.renewed += 1
+        while self.hosts.selector == before:
+            if self.lots.random() < 0.4:
+                self._run(self.lots.randint(1, self.tasks), dns_records_tlsa_days=days)
+            self._run(dns_records_tlsa_days=days)
+
+    def _run(self, kill_at: int | None = None, **options: object) -> None:
+        met = rotate(self.hosts, ["-e", json.dumps(QUICK | options)], kill_at)
+        self.runs += 1
+        if kill_at is None:
+            self.tasks = len(met)
+        elif len(met) == kill_at:
+            self.killed.append(met[-1])
+        [found] = tlsa_keys([{"inventory_hostname": self.hosts.mail.name}], str(self.hosts.secrets / "ca"))
+        self.keys.add(found["digests"][0])
+        self.traffic.collect()
+
+    @contextlib.contextmanager
+    def _memories(self) -> Iterator[None]:
+        """Strangers remember for as long as they may; that something is not there for no longer than that it is."""
+        zone, config = "example.com", "/etc/unbound/unbound.conf"
+        before = self.hosts.ssh(self.hosts.dns, f"knotc zone-read {zone} @ SOA").split()[-1]
+        self._run(dns_records_dkim_days=FOR_EVER, dns_records_tlsa_days=FOR_EVER)  # gives all records their TTL
+        self._negative(zone, TTL)
+        self.hosts.ssh(self.hosts.dns, f"sed -i.before '/cache-max-/d' {config} && systemctl restart unbound")
+        again = "systemd-run --quiet --unit=try-again --collect sh -c 'while sleep 2; do postqueue -f; done'"
+        self.hosts.ssh(self.hosts.mail, again)  # what waits in the queue is tried again every other minute
+        try:
+            yield
+        finally:
+            self.hosts.ssh(self.hosts.mail, "systemctl stop try-again")
+            self.hosts.ssh(self.hosts.dns, f"mv {config}.before {config} && systemctl restart unbound")
+            self._negative(zone, int(before))
+            rotate(self.hosts, [])  # gives all records their TTL back
+
+    def _negative(self, zone: str, seconds: int) -> None:
+        *_, owner, ttl, _, server, person, serial, refresh, retry, expire, _ = self.hosts.ssh(
+            self.hosts.dns, f"knotc zone-read {zone} @ SOA"
+        ).split()
+        soa = f"{server} {person} {int(serial) + 1} {refresh} {retry} {expire} {seconds}"
+        steps = (f"begin {zone}", f"set {zone} {owner} {ttl} SOA '{soa}'", f"commit {zone}")
+        self.hosts.ssh(self.hosts.dns, " && ".join(f"knotc zone-{step}" for step in steps))
+
+    def _summary(self) -> str:
+        connections = self.strangers.verified + len(self.strangers.faults)
+        return (
+            f"{self.runs} runs, {len(self.killed)} killed, {len(self.traffic.sent)} messages, "
+            f"{connections} connections, {len(self.faults)} faults"
+        )
+
+    def figures(self) -> dict[str, object]:
+        """All that was counted."""
+        return {
+            "seed": self.seed,
+            "rounds": self.done,
+            "seconds": round(self.seconds),
+            "certificate's keys": len(self.keys),
+            "renewals with the same key": self.renewed,
+            "runs of the playbook": self.runs,
+            "killed": len(self.killed),
+            "tasks": self.tasks,
+            "tasks that were killed": len(set(self.killed)),
+            "messages": len(self.traffic.sent),
+            "not believed": len(self.traffic.faults),
+            "connections": self.strangers.verified + len(self.strangers.faults),
+            "not verified": len(self.strangers.faults),
+        }
+
+    def table(self) -> str:
+        """The same for people, and what is wrong."""
+        return "\n".join([*(f"{name:28}{value:>8}" for name, value in self.figures().items()), *self.faults])
