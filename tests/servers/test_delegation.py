@@ -107,7 +107,7 @@ class Provider:
         return dns_rrsets.run(parameters, check_mode=False)
 
     def rotate(self, day: float) -> list[str]:
-        """Do what playbooks/rotate_dkim.yml does; answers what is waited for."""
+        """Do what playbooks/rotate_keys.yml does; answers what is waited for."""
 
         def decided(records: list[RRset], applied: bool) -> list[str]:
             parameters = {
