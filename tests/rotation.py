@@ -286,14 +286,14 @@ class Rounds:
         before = self.hosts.ssh(self.hosts.dns, f"knotc zone-read {zone} @ SOA").split()[-1]
         self._run(dns_records_dkim_days=FOR_EVER, dns_records_tlsa_days=FOR_EVER)  # gives all records their TTL
         self._negative(zone, TTL)
-        self.hosts.ssh(self.hosts.dns, f"sed -i.before '/cache-max-/d' {config} && systemctl restart unbound")
+        self.hosts.ssh(self.hosts.dns, f"sed -i.before '/cache-max-/d' {config} && systemctl reload unbound")
         again = "systemd-run --quiet --unit=try-again --collect sh -c 'while sleep 2; do postqueue -f; done'"
         self.hosts.ssh(self.hosts.mail, again)  # what waits in the queue is tried again every other minute
         try:
             yield
         finally:
             self.hosts.ssh(self.hosts.mail, "systemctl stop try-again")
-            self.hosts.ssh(self.hosts.dns, f"mv {config}.before {config} && systemctl restart unbound")
+            self.hosts.ssh(self.hosts.dns, f"mv {config}.before {config} && systemctl reload unbound")
             self._negative(zone, int(before))
             rotate(self.hosts, [])  # gives all records their TTL back
 

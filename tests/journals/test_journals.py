@@ -32,6 +32,7 @@ EXPLAINED = (
     # us would be put off until then (docs/decisions.md).
     "/fetch-and-route/recipients: No such file or directory",
     "/fetch-and-route/recipients lookup error for ",
+    "/fetch-and-route/recipients, inline:{OK=OK} } lookup error for ",
     # fail2ban says so once, of a new host's list of bans.
     "New database created. Version '",
     # fail2ban calls every ban and its end a warning.
@@ -76,10 +77,11 @@ EXPLAINED = (
     # ... let the authority refuse to renew (tests/acme), which is told by the failed service,
     "Failed to start certbot.service",
     "certbot.service: Failed with result 'exit-code'",
-    # ... guess passwords, give Odoo a wrong one, and offer TLS that is too weak (test_mail_host.py,
-    # test_verify_mail.py, test_tls.py),
+    # ... guess passwords, give Odoo a wrong one, or a login that there is not, and offer TLS that is too weak
+    # (test_mail_host.py, test_verify_mail.py, test_odoo_remove.py, test_tls.py),
     "SASL PLAIN authentication failed: ",
     "SASL LOGIN authentication failed: (reason unavailable), sasl_username=prod",
+    "SASL LOGIN authentication failed: (reason unavailable), sasl_username=removal",
     "warning: TLS library problem: error:",
     # ... open more connections than there may be, and guess names (test_attacks.py).
     "service(imap-login): client_limit (500) reached, client connections are being dropped",
