@@ -146,7 +146,7 @@ def _run(
         known = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], zones) == zone}
         drafts.append(dns_zone.prepare_at(server, zone, ours, known, policy))
     conflicts = [conflict for draft in drafts for conflict in draft.plan.conflicts]
-    objections, untold = dns_outside.objections([] if conflicts else drafts, world)
+    objections, untold = dns_outside.objections([] if conflicts else drafts, world, dns_zone.delegated_names(wanted))
     after: dict[dns_plan.Key, dns_plan.RRset] = {}
     before: dict[dns_plan.Key, frozenset[str]] = {}
     files: dict[str, Any] = {}

@@ -166,7 +166,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
             ledger = _ledger(path)
             drafts = _drafts(zones, wanted, ledger, policy, parameters["timeout"])
             world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
-            problems, warnings = dns_outside.objections(drafts, world)
+            problems, warnings = dns_outside.objections(drafts, world, dns_zone.delegated_names(wanted))
             if problems:
                 raise Refused(problems)
             if not check_mode:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,11 +21,14 @@ class Resolver(Protocol):
         """Answer what there is of a name and type."""
 
 
-def objections(drafts: Iterable[dns_zone.Draft], resolver: Resolver) -> tuple[list[str], list[str]]:
+def objections(
+    drafts: Iterable[dns_zone.Draft], resolver: Resolver, aliases: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[str], list[str]]:
     """Answer what stands against planned changes, and what cannot be told, one line each.
 
     Looked at are SPF records of others that we would write with our terms in them, followed as receivers follow them,
     and addresses for DMARC reports in domains that have to agree. Where nothing of that changes, nobody is asked.
+    aliases: where names in zones of others have to lead, see dns_zone.delegated_names.
     """
     drafts = list(drafts)
     afterwards: dict[dns_plan.Key, frozenset[str]] = {}
@@ -34,7 +38,8 @@ def objections(drafts: Iterable[dns_zone.Draft], resolver: Resolver) -> tuple[li
             afterwards[key] = rrset.values
 
     def ask(name: str, kind: str) -> Sequence[str]:
-        planned = afterwards.get((f"{name.lower().rstrip('.')}.", kind))
+        canonical = f"{name.lower().rstrip('.')}."
+        planned = afterwards.get((aliases.get(canonical, canonical), kind))
         if planned is not None:
             return sorted(planned)
         answer = resolver.ask(name, kind)
@@ -44,10 +49,12 @@ def objections(drafts: Iterable[dns_zone.Draft], resolver: Resolver) -> tuple[li
 
     problems: list[str] = []
     unknown: list[str] = []
+    stands_for = {target: name for name, target in aliases.items()}
     for draft in drafts:
         ours = {one.key: one.rrset.values for one in draft.wanted}
-        for name, value in _new_texts(draft.plan.changes):
-            if spf.is_spf(value) and value not in ours.get((name, "TXT"), ()):
+        for place, value in _new_texts(draft.plan.changes):
+            name = stands_for.get(place, place)
+            if spf.is_spf(value) and value not in ours.get((place, "TXT"), ()):
                 _spf(name.rstrip("."), value, ask, problems, unknown)
             elif name.startswith("_dmarc.") and dmarc.is_dmarc(value):
                 _reports(name.removeprefix("_dmarc.").rstrip("."), value, ask, problems, unknown)

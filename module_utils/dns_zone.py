@@ -154,6 +154,12 @@ def hosts_of(wanted: Iterable[Wanted]) -> frozenset[str]:
     return frozenset(one.name for one in wanted if one.type in ADDRESSES)
 
 
+def delegated_names(wanted: Iterable[Wanted]) -> dict[str, str]:
+    """Answer where names in zones of others have to lead, so that we write what they stand for; see `delegated`."""
+    found = [(one.name, value) for one in wanted if one.type == "CNAME" for value in one.rrset.values]
+    return {name: value for name, value in found if value.startswith(name)}
+
+
 def to_rdata(kind: str, value: str) -> dns.rdata.Rdata:
     """Answer a value on the wire; TXT is split at 255 bytes. Raises ValueError when it is none of its type."""
     try:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from module_utils import dmarc, dns_chain, spf, spf_check, tls_hello
     from module_utils.dns_plan import Wanted, shown
     from module_utils.dns_world import Answer, Key, reverse
-    from module_utils.dns_zone import LameError, ZoneError, each
+    from module_utils.dns_zone import LameError, ZoneError, delegated_names, each
     from module_utils.smtp_tls import Offer
 else:
     from ansible.module_utils import dmarc, dns_chain, spf, spf_check, tls_hello
     from ansible.module_utils.dns_plan import Wanted, shown
     from ansible.module_utils.dns_world import Answer, Key, reverse
-    from ansible.module_utils.dns_zone import LameError, ZoneError, each
+    from ansible.module_utils.dns_zone import LameError, ZoneError, delegated_names, each
     from ansible.module_utils.smtp_tls import Offer
 
 Verdict = Literal["ok", "fails", "advice", "unknown"]
@@ -87,8 +87,7 @@ class Expected:
     @cached_property
     def aliases(self) -> Mapping[str, str]:
         """Answer where names in zones of others have to lead, so that we write what they stand for."""
-        found = [(one.name, value) for one, _ in self.wanted if one.type == "CNAME" for value in one.rrset.values]
-        return {name: value for name, value in found if value.startswith(name)}
+        return delegated_names(one for one, _ in self.wanted)
 
     def whose(self, name: str) -> Whose:
         """Answer who writes what stands at a name."""

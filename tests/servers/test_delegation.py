@@ -28,9 +28,9 @@ from tests.servers.private_dns import REVERSE, SERVER, Tree, Zone, lines
 from tests.servers.test_dns_records import Publisher
 
 if TYPE_CHECKING:
-    from module_utils import dns_world, dns_zone
+    from module_utils import dns_world, dns_zone, smtp_tls
 else:  # the same modules that the module under test has
-    from ansible.module_utils import dns_world, dns_zone
+    from ansible.module_utils import dns_world, dns_zone, smtp_tls
 
 pytestmark = pytest.mark.hosts
 
@@ -103,6 +103,8 @@ class Provider:
             "prune": False,
             "timeout": 5.0,
             "readback_timeout": 5.0,
+            "resolver": "127.0.0.1",
+            "resolver_port": self.resolver,
         }
         return dns_rrsets.run(parameters, check_mode=False)
 
@@ -160,11 +162,6 @@ class Provider:
         return all(dkim.verify(mail, dnsfunc=looked_up) for mail in mails)
 
 
-def no_mail_host(*_: object) -> bytes:
-    """Show no certificate."""
-    raise OSError("no mail host here")
-
-
 @pytest.fixture(scope="module")
 def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
     """A provider whose records are published."""
@@ -191,7 +188,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
         for module in (dns_world, dns_zone):
             patch.setattr(module, "Server", Server)
         patch.setattr(dns_world, "World", World)
-        patch.setattr(dns_verify, "_shown", no_mail_host)
+        patch.setattr(smtp_tls, "offered", lambda *_: "there is no mail server")
         made.publish(made.records())
         yield made
 

@@ -132,6 +132,20 @@ def test_an_agreement_that_we_publish_at_the_same_time_counts() -> None:
     assert resolver.asked == []
 
 
+def test_a_record_that_stands_for_a_customer_s_is_judged_as_that() -> None:
+    """Both the record and the agreement are below a name of ours, where the customers' names lead."""
+    names = ["_dmarc.customer.test.", "customer.test._report._dmarc.others.test."]
+    aliases = {name: f"{name}example.com." for name in names}
+    texts = ["v=DMARC1; p=none; rua=mailto:a@customer.test,mailto:b@others.test", "v=DMARC1;"]
+    wanted = [
+        dns_plan.Wanted(aliases[name], "TXT", dns_plan.RRset(60, frozenset({text})))
+        for name, text in zip(names, texts, strict=True)
+    ]
+    assert dns_outside.objections([draft({}, *wanted)], Resolver({}), aliases) == ([], [])
+    (problem,), _ = dns_outside.objections([draft({}, *wanted[:1])], Resolver({}), aliases)
+    assert problem.startswith("customer.test: others.test has not agreed")
+
+
 def test_an_agreement_that_nobody_can_tell_of_stops_nothing() -> None:
     resolver = Resolver({("example.com._report._dmarc.others.example", "TXT"): Answer("no answer")})
     problems, [line] = dns_outside.objections([reports("c@others.example")], resolver)
