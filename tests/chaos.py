@@ -207,10 +207,9 @@ class Runner:
             follow = f"journalctl --follow --lines=0 --output=cat --unit={SERVICE} & follower=$!"
         # What was killed begins anew at once; else there is a moment for the servers that are about to come back.
         again = 'case "$code" in 9|137) ;; *) sleep 0.5 ;; esac'
-        script = (
-            f"mkdir -p {FLAG}; touch {flag}; {follow}; "
-            f"while [ -e {flag} ]; do {runs}; echo run-ended=$code; {again}; done; kill ${{follower:-}}"
-        )
+        # Before anybody may remove it: the connection of the script takes its time.
+        chaos.hosts.ssh(host, f"mkdir -p {FLAG}; touch {flag}")
+        script = f"{follow}; while [ -e {flag} ]; do {runs}; echo run-ended=$code; {again}; done; kill ${{follower:-}}"
         self._ssh = subprocess.Popen(
             chaos.ssh_command(host, f"({script}) 2>/dev/null"),
             stdin=subprocess.DEVNULL,
