@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -207,13 +206,7 @@ def main() -> None:
     )
     if MISSING:
         module.fail_json(msg=missing_required_lib("dnspython", reason="(control node)"), exception=MISSING)
-    try:
-        answer = run(module.params, module.check_mode, int(time.time()))
-    except ValueError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}: let the user who runs Ansible read and write it")
-    module.exit_json(**answer)
+    rotations.carry_out(module, run)
 
 
 if __name__ == "__main__":

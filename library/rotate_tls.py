@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -221,13 +220,7 @@ def main() -> None:
     )
     if MISSING:
         module.fail_json(msg=missing_required_lib("dnspython", reason="(control node)"), exception=MISSING)
-    try:
-        answer = run(module.params, module.check_mode, int(time.time()))
-    except ValueError as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}: let the user who runs Ansible read and write it")
-    module.exit_json(**answer)
+    rotations.carry_out(module, run)
 
 
 if __name__ == "__main__":

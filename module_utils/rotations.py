@@ -1,13 +1,16 @@
-"""What the rotations of keys have in common: when they are refused, and how all name servers are asked."""
+"""What the rotations of keys have in common: how they are run and refused, and how all name servers are asked."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
     from module_utils import dns_world, dns_zone, mail_checks
@@ -63,6 +66,17 @@ def look_everywhere(
         reasons |= late
         cached |= {one.key: seconds for one in places[place]}
     return reasons, cached
+
+
+def carry_out(module: AnsibleModule, run: Callable[[Mapping[str, Any], bool, int], dict[str, Any]]) -> None:
+    """Do what a module is there for, at this time, and end it: with its answer, or in words."""
+    try:
+        answer = run(module.params, module.check_mode, int(time.time()))
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}: let the user who runs Ansible read and write it")
+    module.exit_json(**answer)
 
 
 @contextmanager
