@@ -50,9 +50,8 @@ def watching() -> None:
 @pytest.fixture(scope="module")
 def pushed() -> Iterator[None]:
     site("push")
-    try:
-        yield
-    finally:
+    yield
+    if shown(WATCH, "LoadState") != ["not-found"]:  # a test before the last one failed, or was run alone
         site("poll")
 
 
@@ -164,7 +163,6 @@ def test_both_units_are_the_same_user_and_locked_in() -> None:
 def test_the_mode_is_changed_truthfully_and_back() -> None:
     assert changed(site("push")) == 0, "nothing to do"
     (process,) = shown(WATCH, "MainPID")
-    assert changed(site("push", "--check")) == 0
     assert changed(site("poll", "--check")) >= 2, "the service and its file"
     assert shown(WATCH, "MainPID", "ActiveState") == [process, "active"], "checking does nothing"
 
@@ -174,8 +172,5 @@ def test_the_mode_is_changed_truthfully_and_back() -> None:
 
     assert changed(site("poll")) >= 2
     assert shown(WATCH, "ActiveState", "LoadState") == ["inactive", "not-found"]
-    assert changed(site("poll")) == 0
     assert changed(site("push", "--check")) >= 2
-    assert shown(WATCH, "LoadState") == ["not-found"]
-    site("push")
-    watching()
+    assert shown(WATCH, "LoadState") == ["not-found"], "checking does nothing"
