@@ -40,10 +40,11 @@ DROP_IN = "/run/systemd/system/fetch-and-route.service.d/chaos.conf"
 FLAG = "/run/fetch-and-route-chaos"
 """While it is there, the program is run again and again; holds the process of a run by hand."""
 RESTART_POSTGRESQL = (
-    "timeout 30 systemctl restart postgresql || "
-    "{ systemctl kill --signal=KILL 'postgresql@*'; systemctl restart postgresql; }"
+    "timeout 15 systemctl restart postgresql || "
+    "{ systemctl kill --signal=KILL 'postgresql@*'; systemctl start postgresql; }"
 )
-"""Told to stop while it recovers from a killed process, PostgreSQL may wait for its own checkpointer without end."""
+"""Told to stop while it recovers from a killed process, PostgreSQL may wait for its own checkpointer without end.
+Killed then, it is started by the restart that is still under way; a second one would tell it to stop again."""
 PROGRAM = "usr/local/bin/fetch-and-route usr/local/lib/fetch-and-route etc/fetch-and-route"
 """What the program is made of, below /."""
 PATIENCE = 2.0
