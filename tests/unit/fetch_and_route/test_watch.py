@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from fetch_and_route import config as configuration
-from fetch_and_route import metrics, watch
+from fetch_and_route import metrics, notify, watch
 from fetch_and_route.__main__ import main
 from fetch_and_route.backoff import BackOff
 from fetch_and_route.mailbox import ImapMailbox
@@ -394,6 +394,26 @@ def test_a_refused_login_is_said_and_not_tried_in_haste(
     lines = running.end()
     assert asked == [(1, True), (2, True)]
     assert all(line.startswith("<3>mailbox prod at") and "check the login 'prod'" in line for line in lines[:2])
+
+
+def test_what_it_does_after_the_start_is_told_soon(
+    configure: Configure,
+    mailbox: LivingMailbox,
+    odoo: HttpServer,
+    begin: Begin,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+
+    def tell(*states: str) -> None:
+        told.extend(states)
+
+    monkeypatch.setattr(notify, "tell", tell)
+    begin(configure(odoo.server_port, prod=mailbox.port))
+    mailbox.until_idle()
+    deadline = time.monotonic() + watch.TELL_EVERY / 2
+    while "STATUS=prod watching" not in told:
+        assert time.monotonic() < deadline, told
 
 
 def test_a_run_is_waited_for_and_what_came_meanwhile_is_routed(

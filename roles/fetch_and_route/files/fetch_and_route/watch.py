@@ -280,9 +280,10 @@ def _tell(report: Report, stop: Stop, afterwards: Callable[[], None]) -> None:
 
 
 def _stay(watchers: list[Watcher], report: Report, stop: Stop) -> None:
-    """Tell systemd that all is well, as long as it is, until it is time to end."""
+    """Tell systemd that all is well, as long as it is, until it is time to end: often at first, while much changes."""
     patience = notify.watchdog_seconds()
-    pulse = min(patience / 3 or TELL_EVERY, TELL_EVERY)
+    longest = min(patience / 3 or TELL_EVERY, TELL_EVERY)
+    pulse = min(1, longest)
     notify.tell("READY=1")
     late: set[str] = set()
     while True:
@@ -295,3 +296,4 @@ def _stay(watchers: list[Watcher], report: Report, stop: Stop) -> None:
         notify.tell(f"STATUS={status}", *([] if late else ["WATCHDOG=1"]))
         if stop.wait(pulse):
             return
+        pulse = min(2 * pulse, longest)
