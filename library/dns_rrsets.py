@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ description:
     for byte, an SPF record of others is merged with ours and never weakened, mail servers of others are not replaced.
   - All problems of all zones are told before the first update, also what comes of it with others' records - an SPF
     record that leads receivers to too many names, or DMARC reports to whoever has not agreed to get them. There is one
-    update for each zone, made only if every set in it is still as it was found; else it is planned once more, and then
-    given up.
+    update for each zone, made only if every set in it is still as it was found; else it is planned and judged once
+    more, with a warning of what others have changed, and then given up.
   - Waits until all authoritative servers of a zone show what was changed.
 options:
   records:
@@ -166,11 +166,12 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
             ledger = _ledger(path)
             drafts = _drafts(zones, wanted, ledger, policy, parameters["timeout"])
             world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
-            problems, warnings = dns_outside.objections(drafts, world, dns_zone.delegated_names(wanted))
+            judge = partial(dns_outside.objections, resolver=world, aliases=dns_zone.delegated_names(wanted))
+            problems, warnings = judge(drafts)
             if problems:
                 raise Refused(problems)
             if not check_mode:
-                drafts, unread = _carried_out(drafts, ledger, path, parameters["readback_timeout"])
+                drafts, unread = _carried_out(drafts, judge, ledger, path, parameters["readback_timeout"])
                 warnings += unread
     except OSError as error:
         where = error.filename or path
@@ -189,7 +190,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         "diff": [_diff(draft) for draft in drafts if draft.plan.changes],
         "unmanaged": unmanaged,
         "leftovers": [" ".join(key) for draft in drafts for key in draft.plan.leftovers],
-        "warnings": [*(warning for draft in drafts for warning in draft.plan.warnings), *warnings],
+        "warnings": list(dict.fromkeys([*(line for draft in drafts for line in draft.plan.warnings), *warnings])),
     }
 
 
@@ -231,19 +232,24 @@ def _drafts(
 
 def _carried_out(
     drafts: Sequence[dns_zone.Draft],
+    judge: Callable[[Sequence[dns_zone.Draft]], tuple[list[str], list[str]]],
     ledger: Mapping[dns_plan.Key, frozenset[str]],
     path: Path,
     timeout: float,
 ) -> tuple[list[dns_zone.Draft], list[str]]:
     """Update the zones and read them back; answer what was carried out, and warnings.
 
-    Raises Refused with all that went wrong. The ledger has the new values before they can be in DNS, and the old ones
-    as long as they may be there, so that a crash at any point leaves nothing of ours that we would take for foreign.
+    judge: answers what stands against all drafts, and what cannot be told; asked of each plan that has to be made once
+    more. Raises Refused with all that went wrong. The ledger has the new values before they can be in DNS, and the old
+    ones as long as they may be there, so that a crash at any point leaves nothing of ours that we take for foreign.
     """
 
     def do(draft: dns_zone.Draft) -> tuple[dns_zone.Draft | None, list[str], list[str]]:
+        def anew(another: dns_zone.Draft) -> tuple[list[str], list[str]]:
+            return judge([another if one is draft else one for one in drafts])
+
         try:
-            done = dns_zone.carry_out(draft)
+            done = dns_zone.carry_out(draft, anew)
         except dns_zone.ZoneError as error:
             return None, [str(error)], []
         try:

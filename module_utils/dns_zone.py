@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,9 +32,9 @@ import dns.tsig
 import dns.update
 
 if TYPE_CHECKING:
-    from module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan
+    from module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan, shown
 else:
-    from ansible.module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan
+    from ansible.module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan, shown
 
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 Ledger = Mapping[Key, frozenset[str]]
@@ -397,24 +397,31 @@ def prepare_at(server: Server, zone: Zone, wanted: Sequence[Wanted], ledger: Led
     return _drafted(zone, server, wanted, ledger, policy, observe(server, zone, wanted, ledger))
 
 
-def carry_out(draft: Draft) -> Draft:
+def carry_out(draft: Draft, judge: Callable[[Draft], tuple[Sequence[str], Sequence[str]]]) -> Draft:
     """Make the planned changes and answer the plan that was carried out: another one, when the zone had changed.
 
-    Raises StaleError when it changes once more meanwhile, ZoneError when the new plan has conflicts or the server
-    refuses. Nothing is written then.
+    judge: answers what stands against another plan, and what to warn of. Raises StaleError when the zone changes once
+    more meanwhile, ZoneError when something stands against the new plan or the server refuses. Nothing is written then.
     """
     zone, server = draft.zone, draft.server
-    if draft.plan.changes:
+    if not draft.plan.changes:
+        return draft
+    try:
+        send(server, zone, draft.plan.changes, draft.observed)
+        return draft
+    except StaleError:
+        anew = _drafted(zone, server, draft.wanted, draft.ledger, draft.policy, _observed_anew(draft))
+    problems, warnings = (anew.plan.conflicts, ()) if anew.plan.conflicts else judge(anew)
+    if problems:
+        raise ZoneError("\n".join(problems))
+    edits = "; ".join(_edits(draft.observed, anew.observed)) or "and nothing of that is to be seen now"
+    if anew.plan.changes:
         try:
-            send(server, zone, draft.plan.changes, draft.observed)
-        except StaleError:
-            observed = _observed_anew(draft)
-            draft = _drafted(zone, server, draft.wanted, draft.ledger, draft.policy, observed)
-            if draft.plan.conflicts:
-                raise ZoneError("\n".join(draft.plan.conflicts)) from None
-            if draft.plan.changes:
-                send(server, zone, draft.plan.changes, observed)
-    return draft
+            send(server, zone, anew.plan.changes, anew.observed)
+        except StaleError as error:
+            raise StaleError(f"{error} (they were faster twice; the first time: {edits})") from None
+    told = f"{zone.name} at {server}: somebody else edits this zone, too, so it was planned once more ({edits})"
+    return replace(anew, plan=replace(anew.plan, warnings=(*anew.plan.warnings, *warnings, told)))
 
 
 def read_back(draft: Draft, timeout: float) -> tuple[list[str], list[str]]:
@@ -497,6 +504,18 @@ def _observed_anew(draft: Draft) -> dict[Key, dns.rdataset.Rdataset]:
         lambda: observe(draft.server, draft.zone, draft.wanted, draft.ledger, wildcards=False),
         lambda observed: observed != draft.observed,
     )
+
+
+def _edits(before: Observed, after: Observed) -> list[str]:
+    """Answer what others have changed, set by set, as people say it."""
+
+    def said(key: Key) -> str:
+        old, new = (to_rrset(found[key]) if key in found else RRset(0, frozenset()) for found in (before, after))
+        parts = [("lost", old.values - new.values), ("got", new.values - old.values)]
+        edits = [f"{verb} {shown(key[1], value)}" for verb, values in parts for value in sorted(values)]
+        return f"{' '.join(key)} {', '.join(edits) or f'got the TTL {new.ttl}'}"
+
+    return [said(key) for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
 
 
 def _key(zone: Zone) -> dns.tsig.Key:

@@ -297,6 +297,10 @@ def test_an_update_that_fails_in_one_zone_is_told_and_repeated(server: NameServe
     assert server.values(PTR, "PTR") == {HOST}
 
 
+def nothing_stands_against(_draft: dns_zone.Draft) -> tuple[list[str], list[str]]:
+    return [], []
+
+
 def draft_of(publish: Publisher, *records: dict[str, Any]) -> dns_zone.Draft:
     """Plan against the zone as it is now."""
     problems: list[str] = []
@@ -307,7 +311,8 @@ def draft_of(publish: Publisher, *records: dict[str, Any]) -> dns_zone.Draft:
     return dns_zone.prepare(zone, wanted, {}, policy, 5.0)
 
 
-STRANGERS_EDITS: dict[str, Callable[[dns.update.UpdateMessage], None]] = {
+Edit = Callable[[dns.update.UpdateMessage], None]
+STRANGERS_EDITS: dict[str, Edit] = {
     "a text was added": lambda message: message.add(APEX, 3600, "TXT", '"apple-domain-verification=x"'),
     "a text was removed": lambda message: message.delete(APEX, "TXT", '"MS=ms1"'),
     "a set of ours was made": lambda message: message.add(DMARC, 3600, "TXT", '"v=DMARC1; p=none"'),
@@ -316,9 +321,7 @@ STRANGERS_EDITS: dict[str, Callable[[dns.update.UpdateMessage], None]] = {
 
 
 @pytest.mark.parametrize("edit", STRANGERS_EDITS.values(), ids=STRANGERS_EDITS.keys())
-def test_a_stale_plan_writes_nothing(
-    server: NameServer, publish: Publisher, edit: Callable[[dns.update.UpdateMessage], None]
-) -> None:
+def test_a_stale_plan_writes_nothing(server: NameServer, publish: Publisher, edit: Edit) -> None:
     draft = draft_of(publish)
     server.edit(edit)
     serial = server.serial()
@@ -331,8 +334,59 @@ def test_a_stale_plan_writes_nothing(
 def test_a_race_that_is_lost_once_is_planned_again(server: NameServer, publish: Publisher) -> None:
     draft = draft_of(publish)
     server.edit(STRANGERS_EDITS["a text was added"])
-    assert dns_zone.read_back(dns_zone.carry_out(draft), 5.0) == ([], [])
+    done = dns_zone.carry_out(draft, nothing_stands_against)
+    assert dns_zone.read_back(done, 5.0) == ([], [])
     assert {'"apple-domain-verification=x"', '"v=spf1 ip4:192.0.2.25 ~all"'} <= server.values(APEX, "TXT")
+    [warning] = done.plan.warnings
+    assert warning.endswith('planned once more (example.com. TXT got "apple-domain-verification=x")')
+
+
+@pytest.fixture
+def faster(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[Edit], None]:
+    """Have somebody edit the zone between the first plan and its update."""
+
+    def arranged(edit: Edit) -> None:
+        send, edits = dns_zone.send, iter([edit])
+
+        def late(*arguments: Any) -> None:
+            for one in edits:
+                server.edit(one)
+            send(*arguments)
+
+        monkeypatch.setattr(dns_zone, "send", late)
+
+    return arranged
+
+
+def too_much(message: dns.update.UpdateMessage) -> None:
+    """An SPF record at its limit."""
+    message.add(APEX, 3600, "TXT", '"v=spf1 include:spf.example.com -all"')
+    message.add("spf.example.com.", 3600, "TXT", f'"v=spf1 {"a:www.example.com " * 10}-all"')
+
+
+def test_an_spf_record_that_came_meanwhile_is_followed(
+    server: NameServer, publish: Publisher, faster: Callable[[Edit], None]
+) -> None:
+    faster(too_much)
+    assert "TXT: receivers would give up on SPF (a:www.example.com is lookup 11, 10 are allowed)" in publish.refusal()
+    assert '"v=spf1 include:spf.example.com -all"' in server.values(APEX, "TXT")
+    assert server.values(HOST, "A") == set()
+
+
+def test_who_gets_reports_is_asked_when_their_record_went_meanwhile(
+    server: NameServer, publish: Publisher, faster: Callable[[Edit], None]
+) -> None:
+    reports = f"v=DMARC1; p=none; rua=mailto:a@{REVERSE}"
+    records = [*RECORDS[:-1], rrset(DMARC, "TXT", reports)]
+    server.edit(lambda message: message.add(DMARC, 3600, "TXT", f'"{reports}"'))
+
+    def edit(message: dns.update.UpdateMessage) -> None:
+        message.delete(DMARC, "TXT")
+        message.add(APEX, 3600, "TXT", '"apple-domain-verification=x"')
+
+    faster(edit)
+    assert f"{REVERSE} has not agreed to get its DMARC reports" in publish.refusal(*records)
+    assert server.values(HOST, "A") == server.values(DMARC, "TXT") == set()
 
 
 def test_a_change_that_is_not_shown_yet_is_waited_for(server: NameServer, publish: Publisher) -> None:
@@ -345,7 +399,7 @@ def test_a_change_that_is_not_shown_yet_is_waited_for(server: NameServer, publis
 
     draft = draft_of(publish)
     server.change(much)
-    assert dns_zone.read_back(dns_zone.carry_out(draft), 5.0) == ([], [])
+    assert dns_zone.read_back(dns_zone.carry_out(draft, nothing_stands_against), 5.0) == ([], [])
     assert {'"apple-domain-verification=x"', '"v=spf1 ip4:192.0.2.25 ~all"'} <= server.values(APEX, "TXT")
 
 
@@ -359,7 +413,9 @@ def test_a_race_that_is_lost_twice_is_given_up(
         send(*arguments)
 
     monkeypatch.setattr(dns_zone, "send", late)
-    assert "somebody else is editing" in publish.refusal()
+    line = publish.refusal()
+    assert "somebody else is editing" in line
+    assert 'example.com. TXT got "edit 0"' in line
     assert next(numbers) == 2
     assert {'"edit 0"', '"edit 1"'} < server.values(APEX, "TXT")
     assert server.values(HOST, "A") == set()
@@ -371,7 +427,7 @@ def test_the_inverse_brings_everything_back(server: NameServer, publish: Publish
     server.edit(lambda message: message.add(APEX, 3600, "TXT", '"v=spf1 include:example.net -all"'))
     before = server.values(APEX, "TXT")
     draft = draft_of(publish)
-    assert dns_zone.read_back(dns_zone.carry_out(draft), 5.0) == ([], [])
+    assert dns_zone.read_back(dns_zone.carry_out(draft, nothing_stands_against), 5.0) == ([], [])
     undo = dns_plan.inverse(draft.plan.changes)
     observed = dns_zone.observe(draft.server, draft.zone, draft.wanted, {})
     dns_zone.send(draft.server, draft.zone, undo, observed)

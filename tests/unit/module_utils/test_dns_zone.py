@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
@@ -13,6 +14,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdata
+import dns.rdataset
 import dns.tsig
 import dns.update
 import pytest
@@ -20,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from module_utils import dns_zone
-from module_utils.dns_plan import RRset, Wanted
-from module_utils.dns_zone import Server, Zone, ZoneError
+from module_utils.dns_plan import Policy, RRset, Wanted
+from module_utils.dns_zone import Server, StaleError, Zone, ZoneError
 
 SECRET = "c2l4dGVlbiBieXRlcyBhcmUgbm90IGVub3VnaCBoZXJl"
 
@@ -187,6 +189,7 @@ def test_an_update_that_is_confirmed_without_a_signature_is_not_believed() -> No
         (dns.rcode.SERVFAIL, "answers SERVFAIL to the update of example.com.: see its log"),
         (dns.rcode.NOTIMP, "answers NOTIMP"),
         (dns.rcode.NOTAUTH, "is not the primary of example.com. (NOTAUTH): give the primary as server"),
+        (dns.rcode.NOTZONE, "is not the primary of example.com. (NOTZONE): give the primary as server"),
         (dns.rcode.REFUSED, "refuses the update of example.com. by key mailroom: allow this key"),
     ],
 )
@@ -198,6 +201,80 @@ def test_every_refusal_of_an_update_is_told(
     with pytest.raises(ZoneError) as error:
         dns_zone.send(server, zone(), [], {})
     assert str(error.value).startswith(f"192.0.2.53 port 53 {complaint}")
+
+
+@pytest.mark.parametrize("rcode", ["NXRRSET", "YXRRSET", "NXDOMAIN", "YXDOMAIN"])
+def test_a_prerequisite_that_fails_is_somebody_else_s_edit(rcode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server("192.0.2.53", 53, 2)
+    monkeypatch.setattr(server, "update", lambda _message: dns.rcode.from_text(rcode))
+    with pytest.raises(StaleError, match="somebody else is editing this zone: run again when they are done"):
+        dns_zone.send(server, zone(), [], {})
+
+
+class Race:
+    """A zone that somebody else edits while a plan for it is made: with its text of before, and of after."""
+
+    BEFORE, AFTER = ('"MS=ms1"', '"MS=ms2"'), ('"MS=ms1"', '"v=spf1 -all"')
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lost: int) -> None:
+        """lost: so many updates come too late."""
+        self.lost, self.sent = lost, 0
+        monkeypatch.setattr(dns_zone, "send", self._send)
+        monkeypatch.setattr(dns_zone, "observe", lambda *_, **_options: self._found(self.AFTER))
+        wanted = [Wanted("example.com.", "TXT", RRset(60, frozenset({"v=spf1 ip4:192.0.2.25 ~all"})), shared=True)]
+        self.draft = dns_zone._drafted(
+            zone(), Server("192.0.2.53", 53, 0), wanted, {}, Policy(), self._found(self.BEFORE)
+        )
+
+    def _found(self, values: tuple[str, ...]) -> dns_zone.Observed:
+        return {("example.com.", "TXT"): dns.rdataset.from_text("IN", "TXT", 60, *values)}
+
+    def _send(self, *_arguments: object) -> None:
+        self.sent += 1
+        if self.sent <= self.lost:
+            raise StaleError("somebody else is editing")
+
+
+EDIT = 'example.com. TXT lost "MS=ms2", got "v=spf1 -all"'
+
+
+def test_a_plan_that_is_made_once_more_is_judged_and_says_what_was_edited(monkeypatch: pytest.MonkeyPatch) -> None:
+    race = Race(monkeypatch, lost=1)
+    judged: list[dns_zone.Draft] = []
+
+    def judge(draft: dns_zone.Draft) -> tuple[list[str], list[str]]:
+        judged.append(draft)
+        return [], ["a doubt"]
+
+    done = dns_zone.carry_out(race.draft, judge)
+    assert [draft.plan.changes for draft in judged] == [done.plan.changes]
+    [change] = done.plan.changes
+    assert change.after
+    assert "v=spf1 ip4:192.0.2.25 -all" in change.after.values
+    told = (
+        f"example.com. at 192.0.2.53 port 53: somebody else edits this zone, too, so it was planned once more ({EDIT})"
+    )
+    assert done.plan.warnings == ("a doubt", told)
+    assert race.sent == 2
+
+
+def test_a_plan_that_is_made_once_more_may_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    race = Race(monkeypatch, lost=1)
+    with pytest.raises(ZoneError, match=r"^no\nnever$"):
+        dns_zone.carry_out(race.draft, lambda _: (["no", "never"], []))
+    assert race.sent == 1
+
+
+def test_who_is_faster_twice_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    race = Race(monkeypatch, lost=2)
+    with pytest.raises(StaleError, match=re.escape(f"they were faster twice; the first time: {EDIT}")):
+        dns_zone.carry_out(race.draft, lambda _: ([], []))
+    assert race.sent == 2
+
+
+def test_the_first_plan_was_judged_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    race = Race(monkeypatch, lost=0)
+    assert dns_zone.carry_out(race.draft, lambda _: (["no"], [])) == race.draft
 
 
 def test_a_name_that_is_no_host_is_told() -> None:
