@@ -12,9 +12,12 @@ import contextlib
 import difflib
 import ipaddress
 import json
+import os
 import re
+import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeGuard
@@ -120,6 +123,7 @@ ALIAS_KEYS = ("name", "model", "record", "contact")
 PERSON_KEYS = ("name", "relay_to", "instead_of_alias")
 FORWARD_ZONE_KEYS = ("name", "servers")
 ZONE_KEYS = ("name", "server", "port", "key_name", "key_algorithm", "key_file")
+OCTODNS_KEYS = ("name", "server", "port")
 
 Check = Callable[[str], str]  # what is wrong with a text, "" when nothing
 
@@ -672,6 +676,66 @@ def zone_problems(zones: object, read_only: bool = False) -> list[str]:
     return problems.lines
 
 
+def _provider_class_problem(name: str) -> str:
+    return (
+        "" if re.fullmatch(r"\w+(\.\w+)+", name) else "is no class: write one as octodns_cloudflare.CloudflareProvider"
+    )
+
+
+def _unset_variables(value: object) -> Iterator[str]:
+    """The environment's variables that octoDNS would take a value from (env/NAME, or env/NAME/default) and lacks."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _unset_variables(inner)
+    elif isinstance(value, str) and value.startswith("env/"):
+        name, slash, _ = value.removeprefix("env/").partition("/")
+        if not slash and name not in os.environ:
+            yield name
+
+
+def octodns_problems(
+    zones: object, provider: object, command: object, own: object = (), read_only: bool = False
+) -> list[str]:
+    """Problems of `dns_records_octodns_zones`, and of what is to write them, one line each. Raises nothing.
+
+    own: dns_records_zones. read_only: as for zone_problems. Shows no secret.
+    """
+    problems, variable = Problems(), "dns_records_octodns_zones"
+    if read_only and not is_empty(zones):
+        problems.add(variable, "is not used: at a provider DNS is only looked at, remove it")
+    if read_only or is_empty(zones):
+        return problems.lines
+    taken = {zone["name"]: "is written by dns_records_zones" for zone in _whole(own, ["name"])}
+    for where, entry in problems.items(variable, zones):
+        zone = problems.dictionary(where, entry, OCTODNS_KEYS)
+        if zone is None:
+            continue
+        name = problems.text(f"{where}.name", zone.get("name"), _zone_problem, "name it, such as example.com")
+        if name in taken:
+            problems.add(f"{where}.name", f"{name} {taken[name]}: keep one of the two")
+        taken[name or where] = "is given twice"
+        problems.text(f"{where}.server", zone.get("server"), host_problem)
+        port = zone.get("port", 53)
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            problems.add(f"{where}.port", f"{shown(port)} is no port: a number from 1 to 65535")
+    where = "dns_records_octodns_provider"
+    if isinstance(provider, Mapping):
+        remedy = "give the class of the provider, as its package for octoDNS says"
+        problems.text(f"{where}.class", provider.get("class"), _provider_class_problem, remedy)
+        for name in dict.fromkeys(_unset_variables(provider)):
+            problems.add(where, f"takes {shown(name)} from the environment, where it is not set: export it")
+    else:
+        problems.add(where, f"is {kind(provider)}, not a dictionary: give class, and what octoDNS needs for it")
+    where = "dns_records_octodns_command"
+    program = problems.text(where, command, missing="leave it out for octodns-sync")
+    with contextlib.suppress(OSError, RuntimeError, ValueError):  # RuntimeError: a ~name of nobody
+        if not program or shutil.which(Path(program).expanduser()):
+            return problems.lines
+    remedy = "install octoDNS with the provider's package, and write where its octodns-sync is"
+    problems.add(where, f"{shown(program)} is no program on this machine: {remedy}")
+    return problems.lines
+
+
 def _selector_problem(name: str) -> str:
     if name != name.lower() and not _selector_problem(name.lower()):
         return f"has capital letters: write {name.lower()}"
@@ -722,9 +786,15 @@ def report_problems(addresses: object) -> list[str]:
 
 
 def unused_zone_problems(
-    zones: object, databases: object, hosts: object, selector: object, ledger: str, delegation: object = ""
+    zones: object,
+    databases: object,
+    hosts: object,
+    selector: object,
+    ledger: str,
+    delegation: object = "",
+    octodns_zones: object = (),
 ) -> list[str]:
-    """Zones of `dns_records_zones` in which nothing of ours would lie, one line each. Takes anything, raises nothing.
+    """Zones of `dns_records_zones`, or of octoDNS, in which nothing of ours would lie, one line each. Raises nothing.
 
     hosts: hostvars of all mail hosts. ledger: the file that says what was written once, which may have to go.
     delegation: the name below which customers' records are.
@@ -749,8 +819,9 @@ def unused_zone_problems(
                 continue
     with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError):
         names += [key.partition(" ")[0].rstrip(".") for key in json.loads(Path(ledger).read_text("utf-8"))["records"]]
-    problems = Problems()
-    for variable, zone in Problems().items("dns_records_zones", zones):
+    problems, quiet = Problems(), Problems()
+    every = quiet.items("dns_records_zones", zones), quiet.items("dns_records_octodns_zones", octodns_zones)
+    for variable, zone in chain(*every):
         zone_name = zone.get("name") if isinstance(zone, Mapping) else None
         if not is_text(zone_name) or _zone_problem(zone_name):
             continue
@@ -1117,6 +1188,7 @@ class FilterModule:
             "host_problems": host_problems,
             "inventory_problems": inventory_problems,
             "mailbox_problems": mailbox_problems,
+            "octodns_problems": octodns_problems,
             "only_odoo_online": only_odoo_online,
             "problem_count": problem_count,
             "problem_list": problem_list,

@@ -25,6 +25,7 @@ from filter_plugins.problems import (
     inventory_problems,
     local_part_problem,
     mailbox_problems,
+    octodns_problems,
     only_odoo_online,
     problem_count,
     problem_list,
@@ -678,6 +679,83 @@ def test_a_zone_that_customers_names_lead_into_is_of_use() -> None:
     assert unused_zone_problems(zones, [SOUND], [HOST], "mailroom1", "", "mail-dns.provider.example") == []
 
 
+def test_a_zone_of_octodns_has_to_hold_a_name_of_ours_too() -> None:
+    def unused_of_octodns(name: str) -> list[str]:
+        return unused_zone_problems([], [SOUND], [HOST], "mailroom1", "", "", [{"name": name}])
+
+    assert unused_of_octodns("example.com") == unused_of_octodns("_dmarc.example.com") == []
+    what = "holds no name of ours (example.com?): correct it, or take the zone out"
+    assert unused_of_octodns("exmaple.com") == [f"dns_records_octodns_zones[exmaple.com].name: {what}"]
+
+
+PROVIDER = {"class": "octodns_cloudflare.CloudflareProvider", "token": "env/HOME"}
+
+
+def octodns(zones: object, provider: object = PROVIDER, command: object = "/bin/true") -> list[str]:
+    return octodns_problems(zones, provider, command, [{"name": "example.org"}, "nonsense"])
+
+
+def test_a_sound_octodns_has_no_problems() -> None:
+    zones = [{"name": "example.com"}, {"name": "erp.example.com", "server": "ns.example.com", "port": 5353}]
+    assert octodns(zones) == []
+    assert octodns(zones, {**PROVIDER, "token": "env/NOBODY_SETS_THIS/a default", "url": "https://a.example/b"}) == []
+    assert octodns(zones, command="true") == []
+    assert octodns(None, None, None) == octodns([], "nonsense", "/nowhere") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"name": None}, "dns_records_octodns_zones[0].name: is missing: name it, such as example.com"),
+        ({"name": "Example.com"}, "is no zone"),
+        ({"name": "example.org"}, "name: example.org is written by dns_records_zones: keep one of the two"),
+        ({"server": "ns"}, "is no host name"),
+        ({"port": "53"}, "is no port"),
+        ({"key_file": "x"}, "has no 'key_file': it has name, server, port"),
+    ],
+)
+def test_a_zone_of_octodns_with_a_problem(changes: dict[str, Any], problem: str) -> None:
+    (line,) = octodns([{"name": "example.com", **changes}])
+    assert line.startswith("dns_records_octodns_zones[")
+    assert problem in line
+
+
+def test_a_zone_of_octodns_is_given_once() -> None:
+    what = "example.com is given twice: keep one of the two"
+    assert octodns([{"name": "example.com"}] * 2) == [f"dns_records_octodns_zones[example.com].name: {what}"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "problem"),
+    [
+        (None, ": is nothing, not a dictionary: give class, and what octoDNS needs for it"),
+        ({}, ".class: is missing: give the class of the provider, as its package for octoDNS says"),
+        (
+            {"class": "cloudflare"},
+            ".class: 'cloudflare' is no class: write one as octodns_cloudflare.CloudflareProvider",
+        ),
+        (
+            {**PROVIDER, "keys": {"token": "env/NOBODY_SETS_THIS"}},
+            ": takes 'NOBODY_SETS_THIS' from the environment, where it is not set: export it",
+        ),
+    ],
+)
+def test_a_provider_of_octodns_with_a_problem(provider: object, problem: str) -> None:
+    assert octodns([{"name": "example.com"}], provider) == [f"dns_records_octodns_provider{problem}"]
+
+
+@pytest.mark.parametrize("command", ["/nowhere/octodns-sync", "no-such-program", "~nobody-of-this-name/x", "a\0b"])
+def test_without_octodns_nothing_is_begun(command: str) -> None:
+    (line,) = octodns([{"name": "example.com"}], command=command)
+    assert line.startswith("dns_records_octodns_command: ")
+    assert line.endswith("install octoDNS with the provider's package, and write where its octodns-sync is")
+
+
+def test_at_a_provider_octodns_writes_nothing() -> None:
+    (line,) = octodns_problems([{"name": "example.com"}], None, None, None, read_only=True)
+    assert line == "dns_records_octodns_zones: is not used: at a provider DNS is only looked at, remove it"
+
+
 OURS, OCTODNS = [{"name": "provider.example"}], [{"name": "octodns.example"}]
 CUSTOMERS = [{"domains": [{"name": "customer.example"}, {"name": "provider.example"}]}]
 
@@ -962,7 +1040,11 @@ def test_nothing_in_an_inventory_makes_a_filter_fail(value: Any) -> None:
     delegation += delegation_problems("provider.example", OURS, value, value, value)
     mailboxes = mailbox_problems(value, value)
     resolver = resolver_problems(value, value, value)
-    names = [*dns_name_problems(value, value, value), *unused_zone_problems(value, value, value, value, "", value)]
+    names = [
+        *dns_name_problems(value, value, value),
+        *unused_zone_problems(value, value, value, value, "", value, value),
+        *octodns_problems(value, value, value, value),
+    ]
     zones = [*zone_problems(value), *delegation, *names, *report_problems(value)]
     for lines in (inventory_problems(value), zones, host_problems(value), mailboxes, resolver, postfix):
         for line in lines:
@@ -1175,6 +1257,7 @@ def test_the_filters_have_names() -> None:
         "host_problems",
         "inventory_problems",
         "mailbox_problems",
+        "octodns_problems",
         "only_odoo_online",
         "problem_count",
         "problem_list",
