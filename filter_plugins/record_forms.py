@@ -49,14 +49,14 @@ def record_forms(
     seen = {finding["record"]: finding for finding in findings if finding.get("record")}
     forms = [
         _form(rrset, value, domains, seen.get(f"{rrset['name']} {rrset['type']}", {}))
-        for rrset in outside_zones(rrsets, zones)
+        for rrset in _outside(rrsets, zones)
         for value in rrset["values"]
     ]
     return sorted(forms, key=lambda form: (form["place"] == "", form["place"], form["name"] != form["place"]))
 
 
-def outside_zones(rrsets: Iterable[Mapping[str, Any]], zones: Iterable[str]) -> list[Mapping[str, Any]]:
-    """Those of `rrsets` (see mail_rrsets) that lie in none of `zones`."""
+def _outside(rrsets: Iterable[Mapping[str, Any]], zones: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Those of `rrsets` that lie in none of `zones`."""
     ours = [f".{_bare(zone)}" for zone in zones]
     return [rrset for rrset in rrsets if not any(f".{_bare(rrset['name'])}".endswith(zone) for zone in ours)]
 
@@ -108,4 +108,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"outside_zones": outside_zones, "record_forms": record_forms}
+        return {"record_forms": record_forms}

@@ -45,6 +45,11 @@ options:
     type: list
     elements: dict
     required: true
+  elsewhere:
+    description: Names of zones that are written in another way. What lies in one of these is left to that.
+    type: list
+    elements: str
+    default: []
   provider: {description: 'The provider as octoDNS is configured for it, with C(class).', type: dict, required: true}
   directory: {description: Where the configuration is written., type: path, required: true}
   plugins: {description: Where the processor C(mailroom_octodns) is., type: path, required: true}
@@ -52,6 +57,7 @@ options:
   apply: {description: Whether the plan is carried out., type: bool, default: false}
   ledger: {description: File on the control node that remembers what we wrote., type: path, required: true}
   resolver: {description: 'Address of a resolver, by default that of this machine.', type: str, default: ''}
+  resolver_port: {description: Its port., type: int, default: 53}
   adopt: {description: Names whose values of others may be replaced., type: list, elements: str, default: []}
   mx_takeover: {description: Whether MX of others may be replaced., type: bool, default: false}
   spf_consolidate: {description: Whether several SPF records at a name may become one., type: bool, default: false}
@@ -104,13 +110,13 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
         dns_zone.Zone(name, zone.get("server", ""), "", "")
         for name, zone in zip(names, parameters["zones"], strict=True)
     ]
-    inside = [one for one in parameters["records"] if dns_zone.zone_of(one["name"], zones)]
-    wanted = dns_zone.wanted_sets(inside, problems)
+    every = [*zones, *dns_zone.zones_elsewhere(parameters["elsewhere"], problems)]
+    wanted = dns_zone.wanted_sets(parameters["records"], problems)
     if problems:
         raise Refused("\n".join(problems))
     policy = dns_plan.Policy(
         apexes=frozenset(names),
-        hosts=dns_zone.hosts_of(dns_zone.wanted_sets(parameters["records"], [])),
+        hosts=dns_zone.hosts_of(wanted),
         adopt=adopt,
         remove=remove,
         mx_takeover=parameters["mx_takeover"],
@@ -120,7 +126,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     path = Path(parameters["ledger"])
     try:
         with dns_ledger.locked(path):
-            return _run(parameters, check_mode, zones, wanted, policy, path)
+            return _run(parameters, check_mode, zones, every, wanted, policy, path)
     except OSError as error:
         text = f"{error.filename or path}: {error.strerror}: let the user who runs Ansible read and write it"
         raise Refused(text) from None
@@ -132,18 +138,19 @@ def _run(
     parameters: Mapping[str, Any],
     check_mode: bool,
     zones: Sequence[dns_zone.Zone],
+    every: Sequence[dns_zone.Zone],
     wanted: Sequence[dns_plan.Wanted],
     policy: dns_plan.Policy,
     path: Path,
 ) -> dict[str, Any]:
     ledger = dns_ledger.load(path)
-    world = dns_world.World(parameters["resolver"], 53, parameters["timeout"])
+    world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
     drafts = []
     for zone, parameter in zip(zones, parameters["zones"], strict=True):
         address = parameter.get("server") or _server(zone.name, world)
         server = dns_zone.Server(address, int(parameter.get("port", 53)), parameters["timeout"])
-        ours = [one for one in wanted if dns_zone.zone_of(one.name, zones) == zone]
-        known = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], zones) == zone}
+        ours = [one for one in wanted if dns_zone.zone_of(one.name, every) == zone]
+        known = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], every) == zone}
         drafts.append(dns_zone.prepare_at(server, zone, ours, known, policy))
     conflicts = [conflict for draft in drafts for conflict in draft.plan.conflicts]
     objections, untold = dns_outside.objections([] if conflicts else drafts, world, dns_zone.delegated_names(wanted))
@@ -184,7 +191,7 @@ def _run(
         return answer
     dns_ledger.save(path, _united(ledger, *(draft.plan.ledger for draft in drafts)))
     _octodns(parameters, "--checksum", checksum[1])
-    outside = {key: values for key, values in ledger.items() if not dns_zone.zone_of(key[0], zones)}
+    outside = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], every) not in zones}
     dns_ledger.save(path, _united(outside, *(draft.plan.ledger for draft in drafts)))
     for draft in drafts:
         errors, unknown = dns_zone.read_back(draft, parameters["readback_timeout"])
@@ -254,6 +261,7 @@ def main() -> None:
         argument_spec={
             "records": dicts,
             "zones": dicts,
+            "elsewhere": texts,
             # A token that is written out instead of named (env/...) stays out of the control node's syslog ...
             "provider": {"type": "dict", "required": True, "no_log": True},
             "directory": path,
@@ -262,6 +270,7 @@ def main() -> None:
             "apply": flag,
             "ledger": path,
             "resolver": {"type": "str", "default": ""},
+            "resolver_port": {"type": "int", "default": 53},
             "adopt": texts,
             "remove": texts,
             "mx_takeover": flag,

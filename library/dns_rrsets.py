@@ -80,6 +80,11 @@ options:
         description: File with the key's secret in base64, and nothing else. Must not be readable by everybody.
         type: path
         required: true
+  elsewhere:
+    description: Names of zones that are written in another way. What lies in one of these is left to that.
+    type: list
+    elements: str
+    default: []
   ledger:
     description: File on the control node that remembers what we wrote.
     type: path
@@ -121,7 +126,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 unmanaged:
-  description: Lines of a zone file for what lies in none of O(zones), to be set by hand, with level and reason.
+  description:
+    - Lines of a zone file for what lies in none of O(zones) and O(elsewhere), to be set by hand, with level and reason.
   returned: always
   type: list
   elements: dict
@@ -147,6 +153,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     """Publish the records and answer what the module answers. Raises Refused."""
     problems: list[str] = []
     zones = dns_zone.zones_of(parameters["zones"], problems)
+    every = [*zones, *dns_zone.zones_elsewhere(parameters["elsewhere"], problems)]
     wanted = dns_zone.wanted_sets(parameters["records"], problems)
     policy = dns_plan.Policy(
         apexes=frozenset(zone.name for zone in zones),
@@ -164,7 +171,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     try:
         with contextlib.nullcontext() if check_mode else dns_ledger.locked(path):
             ledger = _ledger(path)
-            drafts = _drafts(zones, wanted, ledger, policy, parameters["timeout"])
+            drafts = _drafts(zones, every, wanted, ledger, policy, parameters["timeout"])
             world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
             judge = partial(dns_outside.objections, resolver=world, aliases=dns_zone.delegated_names(wanted))
             problems, warnings = judge(drafts)
@@ -179,7 +186,7 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     unmanaged = [
         {"record": line, "level": record["level"], "why": record["why"]}
         for one, record in zip(wanted, parameters["records"], strict=True)
-        if dns_zone.zone_of(one.name, zones) is None
+        if dns_zone.zone_of(one.name, every) is None
         for line in dns_zone.by_hand(one)
     ]
     missing = [entry["record"] for entry in unmanaged if entry["level"] == "required"]
@@ -204,23 +211,27 @@ def _ledger(path: Path) -> dict[dns_plan.Key, frozenset[str]]:
 
 def _drafts(
     zones: Sequence[dns_zone.Zone],
+    every: Sequence[dns_zone.Zone],
     wanted: Sequence[dns_plan.Wanted],
     ledger: Mapping[dns_plan.Key, frozenset[str]],
     policy: dns_plan.Policy,
     timeout: float,
 ) -> list[dns_zone.Draft]:
-    """Plan all zones that matter. Raises Refused with all problems of all zones."""
+    """Plan all zones that matter, each with what lies in none that is nearer among every one.
+
+    Raises Refused with all problems of all zones.
+    """
 
     def draft(zone: dns_zone.Zone) -> dns_zone.Draft | str:
-        inside = [one for one in wanted if dns_zone.zone_of(one.name, zones) == zone]
-        known = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], zones) == zone}
+        inside = [one for one in wanted if dns_zone.zone_of(one.name, every) == zone]
+        known = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], every) == zone}
         try:
             return dns_zone.prepare(zone, inside, known, policy, timeout)
         except dns_zone.ZoneError as error:
             return str(error)
 
     names = [one.name for one in wanted] + [name for name, _ in ledger]
-    concerned = [zone for zone in zones if any(dns_zone.zone_of(name, zones) == zone for name in names)]
+    concerned = [zone for zone in zones if any(dns_zone.zone_of(name, every) == zone for name in names)]
     drafts = dns_zone.each(concerned, draft)
     problems = [one for one in drafts if isinstance(one, str)]
     done = [one for one in drafts if not isinstance(one, str)]
@@ -299,6 +310,7 @@ def _diff(draft: dns_zone.Draft) -> dict[str, str]:
 def main() -> None:
     """Ansible's door to `run`."""
     text, flag = {"type": "str", "required": True}, {"type": "bool", "default": False}
+    texts = {"type": "list", "elements": "str", "default": []}
     record = {
         "name": text,
         "type": text,
@@ -322,9 +334,10 @@ def main() -> None:
         argument_spec={
             "records": {"type": "list", "elements": "dict", "required": True, "options": record},
             "zones": {"type": "list", "elements": "dict", "required": True, "options": zone},
+            "elsewhere": texts,
             "ledger": {"type": "path", "required": True},
-            "adopt": {"type": "list", "elements": "str", "default": []},
-            "remove": {"type": "list", "elements": "str", "default": []},
+            "adopt": texts,
+            "remove": texts,
             "mx_takeover": flag,
             "spf_consolidate": flag,
             "prune": flag,

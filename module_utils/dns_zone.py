@@ -107,6 +107,11 @@ def zones_of(parameters: Iterable[Mapping[str, Any]], problems: list[str]) -> li
     return zones
 
 
+def zones_elsewhere(names: Iterable[str], problems: list[str]) -> list[Zone]:
+    """Answer zones that somebody else writes, by their names; what is wrong with these is added to problems."""
+    return [Zone(checked_name(name, "elsewhere", problems), "", "", "") for name in names]
+
+
 def zone_of(name: str, zones: Iterable[Zone]) -> Zone | None:
     """Answer the zone that holds a name: the longest that it ends with, None when there is none."""
     holding = [zone for zone in zones if name == zone.name or name.endswith(f".{zone.name}")]

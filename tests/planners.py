@@ -141,6 +141,7 @@ class Game:
                     "key_file": str(self.directory / "key"),
                 }
             ],
+            "elsewhere": [],
             "ledger": str(self.directory / planner / "ledger.json"),
             "adopt": [DKIM, DMARC],
             "remove": [],

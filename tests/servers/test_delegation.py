@@ -95,6 +95,7 @@ class Provider:
         parameters = {
             "records": records,
             "zones": self.zones(),
+            "elsewhere": [],
             "ledger": str(self.directory / "ledger.json"),
             "adopt": [],
             "remove": [*former, *delegation_names(former, OURS)],

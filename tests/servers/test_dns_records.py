@@ -91,6 +91,7 @@ class Publisher:
         parameters = {
             "records": list(records) or RECORDS,
             "zones": [self.zone, self.zone | {"name": REVERSE}],
+            "elsewhere": [],
             "ledger": str(self.ledger),
             "adopt": [],
             "remove": [],

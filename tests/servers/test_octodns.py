@@ -9,14 +9,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dns.update
 import pytest
 
 from library import dns_octodns
-from tests.name_servers import APEX, SECRET, NameServer, running
+from tests.name_servers import APEX, REVERSE, SECRET, NameServer, StartNameServer
 
 pytestmark = pytest.mark.hosts
 
@@ -51,6 +52,7 @@ class Publisher:
         self.parameters: dict[str, Any] = {
             "records": RECORDS,
             "zones": [{"name": "example.com", "server": "127.0.0.1", "port": server.port}],
+            "elsewhere": [],
             "provider": {
                 "class": "octodns_bind.Rfc2136Provider",
                 "host": "127.0.0.1",
@@ -65,6 +67,7 @@ class Publisher:
             "apply": True,
             "ledger": str(directory / "dns-ledger.json"),
             "resolver": "127.0.0.1",
+            "resolver_port": server.port,
             "adopt": [],
             "remove": [],
             "mx_takeover": False,
@@ -86,11 +89,11 @@ class Publisher:
 
 
 @pytest.fixture(params=["knot"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NameServer]:
+def server(request: pytest.FixtureRequest, start_name_server: StartNameServer) -> NameServer:
     """A server of a zone that has texts of others, all of which octoDNS can keep."""
-    with running(request.param, tmp_path_factory.mktemp("server")) as started:
-        started.edit(lambda message: message.delete(APEX, "TXT", UNUSUAL))
-        yield started
+    started = start_name_server(request.param)
+    started.edit(lambda message: message.delete(APEX, "TXT", UNUSUAL))
+    return started
 
 
 @pytest.fixture
@@ -133,10 +136,62 @@ def test_records_are_made_beside_those_of_others(server: NameServer, publish: Pu
     assert server.serial() == serial
 
 
-def test_what_others_wrote_is_refused(server: NameServer, publish: Publisher) -> None:
-    server.edit(lambda message: message.add(APEX, 3600, "MX", "1 mx.example.net."))
-    assert "dns_records_mx_takeover" in publish.refusal()
+def test_what_is_nearer_to_another_zone_is_left_alone(server: NameServer, publish: Publisher) -> None:
+    publish(elsewhere=["mail.example.com"])
+    assert server.values(DMARC, "TXT") == {'"v=DMARC1; p=quarantine"'}
     assert server.values(HOST, "A") == set()
+
+
+Edit = Callable[[dns.update.UpdateMessage], None]
+
+
+def too_much(message: dns.update.UpdateMessage) -> None:
+    message.add(APEX, 3600, "TXT", '"v=spf1 include:spf.example.com -all"')
+    message.add("spf.example.com.", 3600, "TXT", f'"v=spf1 {"a:www.example.com " * 10}-all"')
+
+
+REPORTS = rrset(DMARC, "TXT", f"v=DMARC1; p=none; rua=mailto:a@{REVERSE}")
+REFUSALS: dict[str, tuple[list[dict[str, Any]], Edit, str]] = {
+    "MX of others": (
+        [],
+        lambda message: message.add(APEX, 3600, "MX", "1 mx.example.net."),
+        "example.com. MX sends mail to 1 mx.example.net., which we did not set",
+    ),
+    "a policy of others": (
+        [],
+        lambda message: message.add(DMARC, 3600, "TXT", '"v=DMARC1; p=reject"'),
+        "_dmarc.example.com to dns_records_adopt",
+    ),
+    "an alias": (
+        [],
+        lambda message: message.add(DMARC, 3600, "CNAME", "dmarc.example.net."),
+        "_dmarc.example.com. is a CNAME of dmarc.example.net.",
+    ),
+    "two SPF records": (
+        [],
+        lambda message: message.add(APEX, 3600, "TXT", '"v=spf1 -all"', '"v=spf1 mx -all"'),
+        "example.com. TXT has 2 SPF records",
+    ),
+    "SPF over ten lookups": ([], too_much, "receivers would give up on SPF (a:www.example.com is lookup 11"),
+    "reports to who has not agreed": ([REPORTS], lambda _: None, f"{REVERSE} has not agreed to get its DMARC reports"),
+    "the address of the zone": ([rrset(APEX, "A", "192.0.2.25")], lambda _: None, "is the address of the zone itself"),
+    "a name server": ([rrset(APEX, "NS", "ns.example.com.")], lambda _: None, "NS is no type of record for mail"),
+    "a label of 64": ([rrset(f"{'a' * 64}.{APEX}", "A", "192.0.2.25")], lambda _: None, "is no name in DNS"),
+    "a name of 256": ([rrset(f"{'a.' * 122}{APEX}", "A", "192.0.2.25")], lambda _: None, "is no name in DNS"),
+    "no value": ([rrset(APEX, "MX", "mail.example.com.")], lambda _: None, "is no value of type MX"),
+}
+
+
+@pytest.mark.parametrize(("records", "edit", "text"), REFUSALS.values(), ids=REFUSALS)
+def test_what_may_not_be_is_refused_before_octodns_is_asked(
+    server: NameServer, publish: Publisher, records: list[dict[str, Any]], edit: Edit, text: str
+) -> None:
+    keys = {(record["name"], record["type"]) for record in records}
+    others = [record for record in RECORDS if (record["name"], record["type"]) not in keys]
+    server.edit(edit)
+    serial = server.serial()
+    assert text in publish.refusal(records=[*others, *records], command="/nowhere/octodns-sync")
+    assert server.serial() == serial
 
 
 def test_a_text_that_was_added_after_the_look_stays(

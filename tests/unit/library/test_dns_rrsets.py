@@ -38,6 +38,7 @@ def run(directory: Path, *records: dict[str, Any], check_mode: bool = True, **op
     parameters = {
         "records": list(records),
         "zones": [],
+        "elsewhere": [],
         "ledger": str(directory / "ledger"),
         "adopt": [],
         "remove": [],
@@ -82,6 +83,15 @@ def test_a_zone_without_records_of_ours_is_left_alone(tmp_path: Path) -> None:
     assert answer["changed"] is False
     assert answer["warnings"] == []
     assert [entry["record"] for entry in answer["unmanaged"]] == ["mail.example.org. 3600 IN A 192.0.2.25"]
+
+
+def test_what_lies_in_a_zone_that_is_written_in_another_way_is_left_to_that(tmp_path: Path) -> None:
+    """Also what was once written there, and though a zone of ours is around it."""
+    (tmp_path / "ledger").write_text('{"version": 1, "records": {"old.erp.example.com. A": ["192.0.2.25"]}}')
+    found = run(tmp_path, record(name="x.erp.example.com."), zones=[zone(tmp_path)], elsewhere=["Erp.example.com"])
+    assert found == {"changed": False, "diff": [], "unmanaged": [], "leftovers": [], "warnings": []}
+    with pytest.raises(dns_rrsets.Refused, match=r"elsewhere: 'a\.\.b' is no name in DNS"):
+        run(tmp_path, elsewhere=["a..b"])
 
 
 def test_without_zones_everything_is_to_be_set_by_hand(tmp_path: Path) -> None:
