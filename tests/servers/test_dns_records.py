@@ -5,6 +5,7 @@ Every test is done with every server.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import dns.update
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from library import dns_rrsets
 from tests.name_servers import APEX, CONFIGURATIONS, REVERSE, SECRET, NameServer, StartNameServer, running
@@ -681,6 +684,9 @@ all:
         mail2.example.com: {{mail_host_ipv4: 192.0.2.26}}
   vars:
     secrets_directory: "{{{{ inventory_dir }}}}/secrets"
+    certificate_mode: files
+    certificate_key_file: "{{{{ secrets_directory }}}}/{{{{ inventory_hostname }}}}.key"
+    certificate_next_key_file: "{{{{ secrets_directory }}}}/{{{{ inventory_hostname }}}}.next.key"
     dkim_selector: mailroom1
     odoo_databases:
       - {{name: prod, domains: [{{name: example.com}}]}}
@@ -689,10 +695,23 @@ all:
 """
 
 
-@pytest.mark.parametrize("name_server", ["knot"], indirect=True)
+def new_key(file: Path) -> str:
+    """Write a key, and answer the TLSA record that is right for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"3 1 1 {hashlib.sha256(der).hexdigest()}"
+
+
+@pytest.mark.parametrize("name_server", ["knot-signed"], indirect=True)
 def test_the_role_publishes_for_all_hosts_once(server: NameServer, publish: Publisher, tmp_path: Path) -> None:
     inventory = tmp_path / "inventory"
-    inventory.mkdir()
+    secrets = inventory / "secrets"
+    secrets.mkdir(parents=True)
+    keys = {
+        name: [new_key(secrets / f"{name}{suffix}.key") for suffix in ("", ".next")]
+        for name in ("mail.example.com", "mail2.example.com")
+    }
     hosts = INVENTORY.format(port=server.port, key_file=publish.key_file)
     (inventory / "hosts.yml").write_text(hosts, encoding="utf-8")
     (tmp_path / "publish.yml").write_text(PLAYBOOK, encoding="utf-8")
@@ -712,6 +731,13 @@ def test_the_role_publishes_for_all_hosts_once(server: NameServer, publish: Publ
     play()
     assert server.values(APEX, "MX") == {"10 mail.example.com.", "10 mail2.example.com."}
     assert '"v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 ip4:192.0.2.26 ~all"' in server.values(APEX, "TXT")
+    for name, values in keys.items():
+        assert server.values(f"_25._tcp.{name}.", "TLSA") == set(values)
     again = play("--limit", "mail2.example.com", "--diff")
     assert "changed=0" in again
+
+    (secrets / "mail2.example.com.next.key").replace(secrets / "mail2.example.com.key")
+    following = new_key(secrets / "mail2.example.com.next.key")
     assert "PRIVATE" not in play("-vvv")
+    assert server.values("_25._tcp.mail.example.com.", "TLSA") == set(keys["mail.example.com"])
+    assert server.values("_25._tcp.mail2.example.com.", "TLSA") == {keys["mail2.example.com"][1], following}
