@@ -7,9 +7,11 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import email
 import email.message
 import email.utils
 import imaplib
+import re
 import smtplib
 import socket
 import ssl
@@ -21,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
+    from module_utils import dmarc
     from module_utils.odoo_rpc import Odoo, OdooError
 else:
+    from ansible.module_utils import dmarc
     from ansible.module_utils.odoo_rpc import Odoo, OdooError
 
 DOCUMENTATION = r"""
@@ -33,8 +37,9 @@ description:
     C(Mailroom probe) in Odoo for each domain and writes from it to an address that does not exist, so that the mail
     leaves by way of the mail host and comes back to the bounce address; and it answers the mail, as its recipient
     would. It ends when the answer and what came back are in the database's mailbox.
-  - V(judge) looks whether Odoo has the answer in its thread and the notification marked as bounced, and removes the
-    contacts. Nobody gets a mail.
+  - V(judge) looks whether Odoo has the answer in its thread and the notification marked as bounced, whether the sender
+    in the envelope and who signed are aligned with the one in C(From), as DMARC wants, and removes the contacts. Nobody
+    gets a mail.
 options:
   databases:
     description: The databases as in C(odoo_databases).
@@ -104,7 +109,7 @@ lines:
   returned: always
   type: list
   elements: str
-  sample: ["odoo_databases[prod].domains[example.com]: the answer is in its thread, what came back is marked"]
+  sample: ["odoo_databases[prod].domains[example.com]: aligned, the answer is in its thread, what came back is marked"]
 problems:
   description: What is wrong, one line each - where, what, what to do.
   returned: always
@@ -113,6 +118,7 @@ problems:
 """
 
 NAME = "Mailroom probe"
+CAME_BACK = "what came back"
 FOLDERS = ("INBOX", "Routed", "Quarantine")
 AT_ONCE = 8  # databases, as in odoo_mail
 PAUSE = 0.5  # seconds between two looks into the mailbox
@@ -121,7 +127,7 @@ QUIET = {"mail_create_nosubscribe": True, "mail_create_nolog": True, "mail_notra
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A mail that was sent: by which thread to whom, and the Message-IDs of it and of its answer."""
+    """A mail that was sent: by which thread to whom, the Message-IDs of it and its answer, and what is not aligned."""
 
     database: str
     domain: str
@@ -130,6 +136,7 @@ class Probe:
     message: int
     message_id: str
     answer_id: str
+    misaligned: Sequence[str] = ()
 
 
 class Problem(Exception):
@@ -174,35 +181,66 @@ class MailHost:
             yield session
 
 
-def waits_in(session: imaplib.IMAP4, search: Sequence[str]) -> bool:
-    """Whether a message that fits is in one of the folders. Raises IMAP4.error."""
+def waiting(session: imaplib.IMAP4, search: Sequence[str]) -> email.message.Message | None:
+    """A message that fits in one of the folders, if there is one. Raises IMAP4.error."""
     for folder in FOLDERS:
         status, _ = session.select(folder, readonly=True)
-        if status == "OK" and session.search(None, *search)[1] != [b""]:
-            return True
-    return False
+        numbers = session.search(None, *search)[1][0].split() if status == "OK" else []
+        for number in numbers[:1]:
+            for part in session.fetch(number.decode(), "(BODY.PEEK[])")[1]:
+                if isinstance(part, tuple):  # it may have been moved away meanwhile
+                    return email.message_from_bytes(part[1])
+    return None
 
 
-def wait(host: MailHost, probes: Sequence[Probe]) -> None:
-    """Wait until answers and what came back are in the mailbox. Raises Problem, OSError, IMAP4.error."""
+def misaligned(report: email.message.Message) -> list[str]:
+    """What keeps DMARC from passing for a mail that came back (RFC 9989, 4.4), one line each.
+
+    report: of its failed delivery, with the mail in it (RFC 6522).
+    """
+    mail = next((part.get_payload(0) for part in report.walk() if part.get_content_type() == "message/rfc822"), None)
+    if not isinstance(mail, email.message.Message):
+        return ["what came back does not hold the mail: raise bounce_size_limit of Postfix"]
+    author, envelope = (
+        email.utils.parseaddr(str(header))[1].rpartition("@")[2].lower() for header in (mail["From"], report["To"])
+    )
+    signatures = mail.get_all("DKIM-Signature", [])
+    signers = [found[1].lower() for one in signatures if (found := re.search(r"(?:^|;)\s*d\s*=\s*([^;\s]+)", str(one)))]
+    problems = []
+    if not dmarc.related(author, envelope):
+        problems.append(f"it is from {author}, but SPF is asked of {envelope}, the sender in its envelope")
+    if not any(dmarc.related(author, signer) for signer in signers):
+        problems.append(f"it is from {author}, but signed by {', '.join(dict.fromkeys(signers)) or 'nobody'}")
+    return [f"{problem}, so that is not aligned for DMARC: run site.yml" for problem in problems]
+
+
+def wait(host: MailHost, probes: Sequence[Probe]) -> dict[str, email.message.Message]:
+    """Wait until answers and what came back are in the mailbox; the latter, by the Message-ID of what was sent.
+
+    Raises Problem, OSError, IMAP4.error.
+    """
+    reports: dict[str, email.message.Message] = {}
     missing = [
         (probe, what, search)
         for probe in probes
         for what, search in (
             ("the answer", ["HEADER", "Message-ID", f'"{probe.answer_id}"']),
-            ("what came back", ["FROM", "MAILER-DAEMON", "TEXT", f'"{probe.message_id}"']),
+            (CAME_BACK, ["FROM", "MAILER-DAEMON", "TEXT", f'"{probe.message_id}"']),
         )
     ]
     deadline = time.monotonic() + host.timeout
     with host.mailbox() as session:
         while missing:
-            missing = [entry for entry in missing if not waits_in(session, entry[2])]
+            found = [(entry, waiting(session, entry[2])) for entry in missing]
+            reports |= {entry[0].message_id: message for entry, message in found if message and entry[1] == CAME_BACK}
+            missing = [entry for entry, message in found if not message]
             if missing and time.monotonic() > deadline:
                 probe, what, _ = missing[0]
                 where = f"is not in the mailbox of {probe.database} after {host.timeout} s"
                 raise Problem(f"domains[{probe.domain}]: {what} {where}: see the queue and the log of {host.name}")
             if missing:
                 time.sleep(PAUSE)
+    return reports
 
 
 def notifications(odoo: Odoo, message: int, recipient: int) -> list[tuple[str, str]]:
@@ -260,7 +298,10 @@ class Database:
                     self.lines.append(
                         f"{self.where}.domains[{domain['name']}]: no company writes from it, nothing to test"
                     )
-            wait(self.host, self.probes)
+            reports = wait(self.host, self.probes)
+            self.probes = [
+                dataclasses.replace(probe, misaligned=misaligned(reports[probe.message_id])) for probe in self.probes
+            ]
         if self.problems:
             self.probes.clear()  # there is nothing to judge, only to remove
 
@@ -301,10 +342,10 @@ class Database:
         with self._session() as odoo:
             for probe in probes:
                 place = f"{self.where}.domains[{probe.domain}]"
-                wrong = self._wrong(odoo, probe)
+                wrong = [*probe.misaligned, *self._wrong(odoo, probe)]
                 self.problems += [f"{place}: {line}" for line in wrong]
                 if not wrong:
-                    self.lines.append(f"{place}: the answer is in its thread, what came back is marked")
+                    self.lines.append(f"{place}: aligned, the answer is in its thread, what came back is marked")
             self._remove(odoo)
 
     def _wrong(self, odoo: Odoo, probe: Probe) -> list[str]:

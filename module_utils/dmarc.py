@@ -24,7 +24,7 @@ def permissions(domain: str, record: str) -> dict[str, str]:
     """
     addresses = filter(None, (part.strip().lower() for part in tags(record).get("rua", "").split(",")))
     targets = (address.removeprefix("mailto:").partition("@")[2].partition("!")[0] for address in addresses)
-    return {target: permission(domain, target) for target in targets if target and not _related(target, domain)}
+    return {target: permission(domain, target) for target in targets if target and not related(target, domain)}
 
 
 def permission(domain: str, target: str) -> str:
@@ -37,6 +37,6 @@ def agreed(values: Iterable[str]) -> bool:
     return any(value.startswith("v=DMARC1") for value in values)
 
 
-def _related(one: str, other: str) -> bool:
-    """Say whether one of two names lies in the other, so that nobody has to agree."""
+def related(one: str, other: str) -> bool:
+    """Say whether one of two domains lies in the other: they are aligned (RFC 9989 4.4), and nobody has to agree."""
     return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")

@@ -32,7 +32,7 @@ def probes(story: Story) -> int:
 def test_answer_and_bounce_are_seen_in_odoo(story: Story) -> None:
     output = " ".join(story.hosts.site(playbook=PLAYBOOK).split())
 
-    line = "the answer is in its thread, what came back is marked"
+    line = "aligned, the answer is in its thread, what came back is marked"
     assert f"domains[{story.hosts.domain['name']}]: {line}" in output
     assert probes(story) == 0
 

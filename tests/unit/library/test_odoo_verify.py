@@ -14,6 +14,7 @@ from library import odoo_verify
 from library.odoo_verify import Database, MailHost
 
 PLACE = "odoo_databases[prod].domains[example.com]"
+FINE = "aligned, the answer is in its thread, what came back is marked"
 
 
 class FakeOdoo:
@@ -66,11 +67,40 @@ class FakeOdoo:
         return [row for row in self.messages if row[field] == value]
 
 
+REPORT = """\
+From: MAILER-DAEMON@mail.example.com
+To: bounce+7@example.com
+Content-Type: multipart/report; report-type=delivery-status; boundary="b"
+
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mail.example.com
+
+Final-Recipient: rfc822; x@mailroom-probe.invalid
+Action: failed
+
+--b
+Content-Type: message/rfc822
+
+DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=example.com;
+\ts=mailroom1; bh=x; b=d=y
+DKIM-Signature: v=1; a=ed25519-sha256;
+\td=example.com; s=mailroom1-ed25519; b=z
+From: "Anna, d=evil" <anna@example.com>
+To: x@mailroom-probe.invalid
+
+Hello.
+--b--
+"""
+
+
 class FakeHost(MailHost):
     """Takes answers, which are routed at once if `routed` says so, and has what was searched for in its mailbox."""
 
     sent: list[EmailMessage]
     full = True
+    report = b""
 
     def send(self, message: EmailMessage) -> None:
         self.sent.append(message)
@@ -86,6 +116,10 @@ class FakeHost(MailHost):
     def search(self, _: None, *__: str) -> tuple[str, list[bytes]]:
         return "OK", [b"1" if self.full else b""]
 
+    def fetch(self, number: str, parts: str) -> tuple[str, list[Any]]:
+        assert (number, parts) == ("1", "(BODY.PEEK[])")
+        return "OK", [(b"1 (BODY[] {9}", self.report), b")"] if self.report else [None]
+
 
 class Lab:
     """A database, its Odoo and its mail host, through both steps."""
@@ -94,6 +128,7 @@ class Lab:
         self.odoo = FakeOdoo()
         self.host = FakeHost("mail.example.com", "192.0.2.25", None, "prod", "x", 0)  # type: ignore[arg-type]
         object.__setattr__(self.host, "sent", [])
+        object.__setattr__(self.host, "report", REPORT.encode())
         monkeypatch.setattr(odoo_verify, "Odoo", self.odoo)
         self.domains = [{"name": "example.com"}]
         self.moves_on = True
@@ -124,7 +159,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
 def test_a_mail_that_came_round_is_told(lab: Lab, has_domains: bool) -> None:
     lab.odoo.has_domains = has_domains
     found = lab.run()
-    assert (found.problems, found.lines) == ([], [f"{PLACE}: the answer is in its thread, what came back is marked"])
+    assert (found.problems, found.lines) == ([], [f"{PLACE}: {FINE}"])
     (answer,) = lab.host.sent
     assert (answer["To"], answer["In-Reply-To"]) == ("catchall@example.com", "<0@odoo>")
     assert answer["From"].endswith("@example.com>")
@@ -137,6 +172,46 @@ def test_each_domain_is_written_from_by_its_company(lab: Lab) -> None:
     assert found.problems == []
     assert found.lines[0].endswith("domains[example.org]: no company writes from it, nothing to test")
     assert len(found.lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"anna@example.com": "anna@mail.example.com"}, ""),
+        ({"v=1; a=rsa-sha256; c=relaxed/relaxed; d=example.com": "v=1; d=other.example"}, ""),
+        (
+            {"bounce+7@example.com": "bounce+7@other.example"},
+            "it is from example.com, but SPF is asked of other.example, the sender in its envelope",
+        ),
+        ({"DKIM-Signature": "X-Signature"}, "it is from example.com, but signed by nobody"),
+        ({"d=example.com": "d=other.example"}, "it is from example.com, but signed by other.example"),
+        (
+            {"d=example.com": "d=notexample.com", "bounce+7@example.com": "bounce@notexample.com"},
+            "it is from example.com, but SPF is asked of notexample.com, the sender in its envelope",
+        ),
+    ],
+)
+def test_what_odoo_really_sends_has_to_be_aligned(lab: Lab, changes: dict[str, str], problem: str) -> None:
+    report = REPORT
+    for old, new in changes.items():
+        assert old in report
+        report = report.replace(old, new)
+    object.__setattr__(lab.host, "report", report.encode())
+    found = lab.run().problems
+    assert found[:1] == ([f"{PLACE}: {problem}, so that is not aligned for DMARC: run site.yml"] if problem else [])
+    assert len(found) == bool(problem) * len(changes)
+
+
+def test_a_report_without_the_mail_tells_nothing(lab: Lab) -> None:
+    object.__setattr__(lab.host, "report", REPORT.replace("message/rfc822", "text/rfc822-headers").encode())
+    assert lab.run().problems == [f"{PLACE}: what came back does not hold the mail: raise bounce_size_limit of Postfix"]
+
+
+def test_a_report_that_is_moved_away_is_looked_for_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(odoo_verify, "PAUSE", 0)
+    lab.host.__dict__["report"] = b""
+    (problem,) = lab.run().problems
+    assert "is not in the mailbox of prod after 0 s" in problem
 
 
 def test_what_did_not_come_through_is_told(lab: Lab) -> None:
