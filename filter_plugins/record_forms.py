@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 STRING = 255  # bytes in one string of a TXT record (RFC 1035 section 3.3)
+SAID = {"ok": "found", "fails": "not as it has to be", "advice": "could be better", "unknown": "not known"}
 
 
 class Form(TypedDict):
@@ -17,7 +18,8 @@ class Form(TypedDict):
     place: the domain in whose zone it is, "" for reverse DNS. name: absolute, without final dot; of a PTR, the address.
     short: as forms want it that append the domain, `@` for the domain itself. priority: of MX, else "". value: what
     the field for the value takes. pieces: for forms that take no TXT above 255 bytes, "" when that is no matter.
-    line: of a zone file. state: ok, fails, advice or unknown, "" when nobody looked. found: what was seen.
+    line: of a zone file. state: ok, fails, advice or unknown, "" when nobody looked; said: that in words. found: what
+    was seen.
     """
 
     place: str
@@ -33,6 +35,7 @@ class Form(TypedDict):
     rfc: str
     level: str
     state: str
+    said: str
     found: str
 
 
@@ -55,6 +58,25 @@ def record_forms(
     return sorted(forms, key=lambda form: (form["place"] == "", form["place"], form["name"] != form["place"]))
 
 
+def record_table(forms: Iterable[Form]) -> list[str]:
+    """The same for a terminal, as lines: of each value, in aligned columns, and below why it is there."""
+    forms = list(forms)
+    rows = [
+        (form["said"], form["level"], form["short"] if form["place"] else form["name"], form["type"]) for form in forms
+    ]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
+    lines: list[str] = []
+    place = None
+    for form, row in zip(forms, rows, strict=True):
+        if form["place"] != place:
+            place = form["place"]
+            lines.append(f"in the zone of {place}:" if place else "reverse DNS, at the provider of the addresses:")
+        cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        value = " ".join(filter(None, (form["priority"], form["pieces"] or form["value"])))
+        lines += [f"  {cells}  {value}", f"  {' ' * widths[0]}  {form['why']} ({form['rfc']})"]
+    return lines
+
+
 def _outside(rrsets: Iterable[Mapping[str, Any]], zones: Iterable[str]) -> list[Mapping[str, Any]]:
     """Those of `rrsets` that lie in none of `zones`."""
     ours = [f".{_bare(zone)}" for zone in zones]
@@ -62,7 +84,7 @@ def _outside(rrsets: Iterable[Mapping[str, Any]], zones: Iterable[str]) -> list[
 
 
 def _form(rrset: Mapping[str, Any], value: str, domains: Sequence[str], finding: Mapping[str, str]) -> Form:
-    name, kind = _bare(rrset["name"]), rrset["type"]
+    name, kind, state = _bare(rrset["name"]), rrset["type"], finding.get("verdict", "")
     parents = [_bare(domain) for domain in domains if f".{name}".endswith(f".{_bare(domain)}")]
     place = "" if kind == "PTR" else max(parents, key=len, default=name.partition(".")[2])
     priority, _, target = value.rpartition(" ") if kind == "MX" else ("", "", value)
@@ -79,7 +101,8 @@ def _form(rrset: Mapping[str, Any], value: str, domains: Sequence[str], finding:
         "why": rrset["why"],
         "rfc": rrset["rfc"],
         "level": rrset["level"],
-        "state": finding.get("verdict", ""),
+        "state": state,
+        "said": SAID.get(state, ""),
         "found": finding.get("text", ""),
     }
 
@@ -108,4 +131,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
-        return {"record_forms": record_forms}
+        return {"record_forms": record_forms, "record_table": record_table}

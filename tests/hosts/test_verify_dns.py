@@ -46,6 +46,7 @@ def verify(report: Path, *options: str) -> tuple[int, list[tuple[str, str, str]]
     )
     findings = json.loads(report.read_text(encoding="utf-8"))
     assert all(finding["text"] in done.stdout for finding in findings), done.stdout
+    assert (f"in the zone of {DOMAIN}:" in done.stdout) == any("dns_records_page" in option for option in options)
     bad = [finding for finding in findings if finding["verdict"] != "ok"]
     return done.returncode, [(finding["verdict"], finding["check"], finding["text"]) for finding in bad]
 

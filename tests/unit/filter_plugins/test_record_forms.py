@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filter_plugins.mail_rrsets import mail_rrsets
-from filter_plugins.record_forms import Form, record_forms
+from filter_plugins.record_forms import Form, record_forms, record_table
 
 KEY = base64.b64encode(b"x" * 294).decode()
 HOSTS = [{"name": "mail.example.com", "ipv4": "192.0.2.25", "ipv6": "2001:db8::25"}]
@@ -72,8 +72,30 @@ def test_reverse_dns_is_last() -> None:
 def test_what_was_seen_stands_beside_it() -> None:
     seen = {"record": "example.com. MX", "verdict": "fails", "text": "is not there"}
     found = forms(findings=(seen, {"record": "", "verdict": "ok", "text": "about something else"}))
-    assert (found["example.com", "MX"]["state"], found["example.com", "MX"]["found"]) == ("fails", "is not there")
+    mx = found["example.com", "MX"]
+    assert (mx["state"], mx["said"], mx["found"]) == ("fails", "not as it has to be", "is not there")
     assert found["mail.example.com", "A"]["state"] == ""
+
+
+def test_the_table_has_every_value_as_it_is_pasted_and_why() -> None:
+    findings = [
+        {"record": "example.com. MX", "verdict": "fails", "text": "is not there"},
+        {"record": "mail.example.com. A", "verdict": "ok", "text": "192.0.2.25"},
+    ]
+    every = record_forms(RRSETS, DOMAINS, ("erp.example.org", "8.b.d.0.1.0.0.2.ip6.arpa"), findings)
+    lines = record_table(every)
+    assert len(lines) == 2 * len(every) + 2
+    assert lines[0] == "in the zone of example.com:"
+    at = [line.split() for line in lines]
+    mx = at.index(["not", "as", "it", "has", "to", "be", "required", "@", "MX", "10", "mail.example.com"])
+    assert lines[mx + 1].strip() == "brings the domain's mail to the mail host (RFC 5321 5.1)"
+    assert ["found", "required", "mail", "A", "192.0.2.25"] in at
+    [key] = [line for line in lines if " mailroom1._domainkey " in line]
+    assert key.endswith(next(form["pieces"] for form in every if "_domainkey" in form["name"]))
+    assert key.count('"') == 4
+    assert lines[-3] == "reverse DNS, at the provider of the addresses:"
+    assert at[-2] == ["recommended", "192.0.2.25", "PTR", "mail.example.com"]
+    assert record_table([]) == []
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=600))
