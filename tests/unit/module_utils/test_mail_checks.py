@@ -399,6 +399,8 @@ def test_an_mta_sts_policy_is_the_one_that_we_serve() -> None:
 
 LISTED = ("25.2.0.192.bl.example.", "A")
 TEST_ENTRY = ("2.0.0.127.bl.example.", "A")
+LISTED6 = (f"5.2.{'0.' * 22}8.b.d.0.1.0.0.2.bl.example.", "A")
+TEST_ENTRY6 = (f"2.0.0.0.0.0.f.7.f.f.f.f.{'0.' * 20}bl.example.", "A")  # RFC 5782, 5
 
 
 @pytest.mark.parametrize(
@@ -413,4 +415,9 @@ TEST_ENTRY = ("2.0.0.127.bl.example.", "A")
 )
 def test_a_block_list_s_error_is_no_listing(changes: Mapping[Key, Answer], verdict: str) -> None:
     [found] = mail_checks.block_list(FakeWorld(changes), "192.0.2.25", "bl.example")
+    assert found.verdict == verdict
+    both = {LISTED: LISTED6, TEST_ENTRY: TEST_ENTRY6}
+    [found] = mail_checks.block_list(
+        FakeWorld({both[key]: answer for key, answer in changes.items()}), "2001:db8::25", "bl.example"
+    )
     assert found.verdict == verdict
