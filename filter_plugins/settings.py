@@ -24,6 +24,9 @@ SHAPES = {
     "fail2ban_find_time": (r"([0-9]+[smhdw]? ?)+", "is no time: write a number and s, m, h, d or w, such as 10m"),
     "fail2ban_ban_time": (r"([0-9]+[smhdw]? ?)+|-1", "is no time: write a number and s, m, h, d or w, such as 1h"),
     "fail2ban_never_ban": (r"[0-9a-zA-Z.:/_-]+", "is no address, network or host name"),
+    "dns_records_adopt": (r"([\w*-]{1,63}\.)+[\w-]{1,63}\.?", "is no name in DNS: write it in full"),
+    "dns_records_block_lists": (r"([\w-]{1,63}\.)+[\w-]{1,63}", "is no list: write its name in DNS"),
+    "dns_records_resolver": (r"|[0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]+", "is no address: write one such as 192.0.2.53"),
     "unattended_upgrades_reboot_time": (r"([01][0-9]|2[0-3]):[0-5][0-9]|now", "is no time of day: write one as 04:00"),
 }
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -45,6 +48,8 @@ NUMBERS = {
     "dns_records_dkim_days": (0, 36500),
     "dns_records_dkim_retired_days": (0, 36500),
     "dns_records_tlsa_days": (0, 36500),
+    "dns_records_ttl": (1, 604800),
+    "dns_records_readback_timeout": (0, 86400),
 }
 
 

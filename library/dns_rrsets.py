@@ -169,10 +169,13 @@ def run(parameters: Mapping[str, Any], check_mode: bool) -> dict[str, Any]:
     path = Path(parameters["ledger"])
     warnings: list[str] = []
     try:
+        world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
+    except ValueError as error:
+        raise Refused([str(error)]) from None
+    try:
         with contextlib.nullcontext() if check_mode else dns_ledger.locked(path):
             ledger = _ledger(path)
             drafts = _drafts(zones, every, wanted, ledger, policy, parameters["timeout"])
-            world = dns_world.World(parameters["resolver"], parameters["resolver_port"], parameters["timeout"])
             judge = partial(dns_outside.objections, resolver=world, aliases=dns_zone.delegated_names(wanted))
             problems, warnings = judge(drafts)
             if problems:

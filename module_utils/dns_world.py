@@ -62,7 +62,14 @@ class World:
     """A resolver; every question is asked once. Many threads may ask at the same time."""
 
     def __init__(self, server: str = "", port: int = 53, timeout: float = 5.0) -> None:
-        """server: the resolver's address, empty for this machine's own; timeout: seconds for a question."""
+        """server: the resolver's address, empty for this machine's own; timeout: seconds for a question.
+
+        Raises ValueError in one line when that is no address.
+        """
+        try:
+            ipaddress.ip_address(server or "::")
+        except ValueError:
+            raise ValueError(f"the resolver {server!r} is no address: give one such as 192.0.2.53") from None
         self.servers = [server] if server else _own_resolvers()
         self.port, self.timeout = port, timeout
         self._answers: dict[Key, Future[Answer]] = {}

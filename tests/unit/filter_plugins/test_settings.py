@@ -22,6 +22,8 @@ SOUND: dict[str, Any] = {
     "unattended_upgrades_reboot_time": "23:59",
     "rspamd_reject_score": 7.5,
     "dovecot_metrics_port": 9900,
+    "dns_records_adopt": ["_dmarc.example.com", "*.Example.com."],
+    "dns_records_resolver": "2001:db8::53",
     "acme_key": "has words of its own",
     "somebody_elses": object(),
 }
@@ -65,6 +67,18 @@ def test_a_key_outlives_the_queue(lifetime: str | None, days: float, least: int)
         ("unbound_validate_root", [], "[] is not true or false"),
         ("dovecot_metrics_port", 65536, "65536 cannot be"),
         ("rspamd_reject_score", "high", "'high' is not a number"),
+        (
+            "dns_records_dmarc_policy",
+            "reject; pct=50",
+            "'reject; pct=50' cannot be: use one of none, quarantine, reject",
+        ),
+        ("dns_records_dane", "maybe", "'maybe' cannot be: use one of auto, always, never"),
+        ("dns_records_ttl", 0, "0 cannot be: use a number from 1 to 604800"),
+        ("dns_records_adopt", ["_dmarc example.com"], "is no name in DNS: write it in full"),
+        ("dns_records_adopt", ["_dmarc"], "is no name in DNS: write it in full"),
+        ("dns_records_adopt", [f"{'a' * 64}.example.com"], "is no name in DNS"),
+        ("dns_records_block_lists", ["https://zen.spamhaus.org"], "is no list: write its name in DNS"),
+        ("dns_records_resolver", "dns.example.com", "is no address: write one such as 192.0.2.53"),
     ],
 )
 def test_a_setting_with_a_problem(name: str, value: Any, problem: str) -> None:

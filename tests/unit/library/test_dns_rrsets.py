@@ -102,6 +102,11 @@ def test_without_zones_everything_is_to_be_set_by_hand(tmp_path: Path) -> None:
     assert "PTR" not in warning
 
 
+def test_a_resolver_that_is_no_address_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(dns_rrsets.Refused, match=r"^the resolver 'dns\.example\.com' is no address: give one such as"):
+        run(tmp_path, record(), resolver="dns.example.com")
+
+
 def test_a_broken_ledger_is_told(tmp_path: Path) -> None:
     (tmp_path / "ledger").write_text("{", encoding="utf-8")
     with pytest.raises(dns_rrsets.Refused, match="is no ledger of this version"):
