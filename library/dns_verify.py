@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import smtplib
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ description:
     matters to mail, and compares it with what the inventory and the keys say. Changes nothing.
   - Records are compared for equality. SPF is evaluated as receivers do, for our addresses and for a stranger's. TLSA is
     compared with the certificate that port 25 shows, an MTA-STS policy with the MX records. Port 25 is asked what TLS
-    it offers and takes.
+    it offers and takes, and whether it is there over IPv6.
 options:
   records:
     description: What is wanted, as the filter C(mail_rrsets) answers it.
@@ -133,6 +134,7 @@ def run(parameters: Mapping[str, Any]) -> dict[str, Any]:
     jobs = mail_checks.checks(expected, world)
     jobs += [job for wished in parameters["providers"] for job in provider_checks.checks(wished, world)]
     jobs += [partial(_port_25, expected, world, host, parameters["ca_file"], timeout) for host in hosts]
+    jobs += [partial(_over_ipv6, host, own, timeout) for host in hosts for own in hosts[host] if ":" in own]
     jobs += [partial(_policy, expected, world, domain, parameters["ca_file"], timeout) for domain in expected.domains]
     jobs += [
         partial(mail_checks.block_list, world, address, zone)
@@ -182,6 +184,15 @@ def _port_25(
     public = x509.load_der_x509_certificate(offer.certificate).public_key()
     key = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return [*found, *mail_checks.served_certificate(expected, world, host, offer.certificate, key)]
+
+
+def _over_ipv6(host: str, address: str, timeout: float) -> list[mail_checks.Finding]:
+    """See whether port 25 is there for who has IPv6 alone."""
+    try:
+        smtp_tls.greeting(address, timeout)
+    except (OSError, smtplib.SMTPException) as error:
+        return mail_checks.over_ipv6(host, address, error)
+    return mail_checks.over_ipv6(host, address, None)
 
 
 class _Https(http.client.HTTPSConnection):

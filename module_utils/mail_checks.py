@@ -6,6 +6,7 @@ evaluate is evaluated as they do.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ Whose = Literal["managed", "external"]
 REMOVED_DMARC_TAGS = ("pct", "rf", "ri")  # by RFC 9989
 KINDS = {"CAA": "CAA record", "PTR": "reverse DNS", "TLSA": "TLSA record"}  # others are called by their type
 PLACES = {"_dmarc": "DMARC record", "_mta-sts": "MTA-STS record", "_smtp": "TLS reports"}  # by a name's first label
+NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 MIN_DHE = 2048  # bits of a prime that nobody has broken yet
 MIN_MAX_AGE = 86400  # of an MTA-STS policy, seconds: shorter, it protects nobody who writes seldom
 
@@ -217,6 +219,21 @@ def port_25(host: str, offer: Offer | str, ca_file: str) -> list[Finding]:
     else:
         found.append(Finding(host, "TLS certificate", "ok", "managed", "has the name, and an authority that all know"))
     return found
+
+
+def over_ipv6(host: str, address: str, problem: Exception | None) -> list[Finding]:
+    """Judge whether a mail host's port 25 is there for who has IPv6 alone. problem: what came instead of its words."""
+    name = "port 25, IPv6"
+    if problem is None:
+        return [Finding(host, name, "ok", "managed", f"{address} greets")]
+    if isinstance(problem, OSError) and problem.errno in NO_WAY:
+        text = f"{address} cannot be looked at, for want of IPv6 here ({problem.strerror}): look from another network"
+        return [Finding(host, name, "unknown", "external", text)]
+    if isinstance(problem, TimeoutError):
+        text = f"{address} does not answer from here: see that its provider, and this network, let port 25 through"
+        return [Finding(host, name, "unknown", "external", text)]
+    text = f"{address} says no ({problem}), and who has IPv6 tries it first: run site.yml, or take mail_host_ipv6 out"
+    return [Finding(host, name, "fails", "managed", text)]
 
 
 def served_policy(expected: Expected, world: World, domain: str, policy: str) -> list[Finding]:

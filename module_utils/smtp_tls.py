@@ -61,6 +61,12 @@ def offered(host: str, addresses: Iterable[str], ca_file: str, timeout: float) -
     return problem
 
 
+def greeting(address: str, timeout: float) -> None:
+    """Wait until an address greets on port 25. Raises OSError, SMTPException."""
+    with contextlib.closing(_Session(address, PORT, timeout=timeout)) as session:
+        session.quit()
+
+
 def _offered(host: str, address: str, ca_file: str, timeout: float) -> Offer:
     anybody = ssl.create_default_context()  # for DANE, authorities do not matter: the certificate itself is looked at
     anybody.check_hostname = False

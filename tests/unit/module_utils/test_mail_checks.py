@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from smtplib import SMTPConnectError
 from typing import TYPE_CHECKING
 
 import pytest
@@ -357,6 +359,30 @@ def choice(version: int = 0x0303, **more: int) -> tls_hello.Choice:
 def test_what_port_25_offers_is_judged(offer: Offer | str, check: str, verdict: str, whose: str, text: str) -> None:
     [found] = [finding for finding in mail_checks.port_25("mail.example.com", offer, "") if finding.check == check]
     assert (found.verdict, found.whose, text in found.text) == (verdict, whose, True), found
+
+
+@pytest.mark.parametrize(
+    ("problem", "verdict", "text"),
+    [
+        (None, "ok", "2001:db8::25 greets"),
+        (
+            OSError(errno.ENETUNREACH, "Network is unreachable"),
+            "unknown",
+            "for want of IPv6 here (Network is unreachable)",
+        ),
+        (TimeoutError("timed out"), "unknown", "does not answer from here"),
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+            "fails",
+            "says no ([Errno 111] Connection refused)",
+        ),
+        (SMTPConnectError(554, "no"), "fails", "run site.yml, or take mail_host_ipv6 out"),
+    ],
+)
+def test_a_host_is_there_for_who_has_ipv6_alone(problem: Exception | None, verdict: str, text: str) -> None:
+    [found] = mail_checks.over_ipv6("mail.example.com", "2001:db8::25", problem)
+    assert (found.verdict, text in found.text) == (verdict, True), found
+    assert found.whose == ("external" if verdict == "unknown" else "managed")
 
 
 def test_an_authority_that_strangers_do_not_know_is_advice() -> None:

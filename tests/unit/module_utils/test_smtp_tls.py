@@ -65,6 +65,13 @@ def mail_server(context: ssl.SSLContext | None, monkeypatch: pytest.MonkeyPatch)
             thread.join(10)
 
 
+def test_a_greeting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with mail_server(None, monkeypatch):
+        smtp_tls.greeting("127.0.0.1", 5)
+    with pytest.raises(ConnectionRefusedError):
+        smtp_tls.greeting("127.0.0.1", 5)
+
+
 @pytest.fixture(scope="module")
 def rsa_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate with an RSA key, by itself, and the key, in one file."""
