@@ -26,8 +26,8 @@ def objections(
 ) -> tuple[list[str], list[str]]:
     """Answer what stands against planned changes, and what cannot be told, one line each.
 
-    Looked at are SPF records of others that we would write with our terms in them, followed as receivers follow them,
-    and addresses for DMARC reports in domains that have to agree. Where nothing of that changes, nobody is asked.
+    Looked at are SPF records of others that we would write with our terms in them, evaluated as receivers do, and
+    addresses for DMARC reports in domains that have to agree. Where nothing of that changes, nobody is asked.
     aliases: where names in zones of others have to lead, see dns_zone.delegated_names.
     """
     drafts = list(drafts)
@@ -54,8 +54,9 @@ def objections(
         ours = {one.key: one.rrset.values for one in draft.wanted}
         for place, value in _new_texts(draft.plan.changes):
             name = stands_for.get(place, place)
-            if spf.is_spf(value) and value not in ours.get((place, "TXT"), ()):
-                _spf(name.rstrip("."), value, ask, problems, unknown)
+            wanted = ours.get((place, "TXT"), frozenset())
+            if spf.is_spf(value) and value not in wanted:
+                _spf(name.rstrip("."), value, _addresses(wanted), ask, problems, unknown)
             elif name.startswith("_dmarc.") and dmarc.is_dmarc(value):
                 _reports(name.removeprefix("_dmarc.").rstrip("."), value, ask, problems, unknown)
     return problems, unknown
@@ -71,8 +72,22 @@ def _new_texts(changes: Iterable[dns_plan.Change]) -> list[tuple[str, str]]:
     ]
 
 
-def _spf(name: str, record: str, ask: spf_check.Ask, problems: list[str], unknown: list[str]) -> None:
-    """Follow a record for a stranger, so to its end."""
+def _addresses(wanted: Iterable[str]) -> list[str]:
+    """Answer the addresses that our own SPF record names one by one."""
+    terms = [spf.same(term).partition(":") for value in wanted if spf.is_spf(value) for term in spf.terms(value)]
+    return [address for kind, _, address in terms if kind in ("ip4", "ip6") and "/" not in address]
+
+
+def _spf(
+    name: str, record: str, own: Iterable[str], ask: spf_check.Ask, problems: list[str], unknown: list[str]
+) -> None:
+    """Follow a record for our own addresses, and for a stranger, so to its end."""
+    for address in own:
+        verdict = spf_check.check_host(address, name, f"postmaster@{name}", ask)
+        if verdict.result not in ("pass", "temperror"):
+            text = f"{name} TXT: receivers would say {verdict.result} to mail from our {address} ({verdict.why})"
+            problems.append(f"{text}: correct {dns_plan.shown('TXT', record)}")
+            return
     verdicts = [spf_check.check_host(address, name, f"postmaster@{name}", ask) for address in spf_check.STRANGERS]
     for verdict in verdicts:
         if verdict.lookups > spf.MAX_LOOKUPS or verdict.void > spf_check.MAX_VOID:

@@ -80,6 +80,18 @@ def test_void_lookups_are_counted_through_includes(terms: str, fine: bool) -> No
     assert all("is the third name that does not exist, 2 are allowed" in line for line in problems)
 
 
+def test_a_record_by_which_our_own_mail_does_not_pass_is_not_extended() -> None:
+    resolver = Resolver({})
+    assert dns_outside.objections([spf("v=spf1 includ:others.example -all")], resolver) == (
+        [
+            "example.com TXT: receivers would say permerror to mail from our 192.0.2.25 (example.com: "
+            'includ:others.example is no SPF term): correct "v=spf1 ip4:192.0.2.25 includ:others.example -all"'
+        ],
+        [],
+    )
+    assert resolver.asked == []
+
+
 def test_what_is_planned_counts_and_not_what_a_resolver_remembers() -> None:
     host = dns_plan.Wanted("mail.example.com.", "A", dns_plan.RRset(3600, frozenset({"192.0.2.25"})))
     found = {("example.com.", "TXT"): ["v=spf1 a:mail.example.com a:x.example -all"]}
