@@ -447,6 +447,13 @@ def _mail_servers(expected: Expected, world: World, domain: str) -> Iterator[Fin
             yield Finding(domain, "MX target", "fails", whose, text)
         elif all(answer.known and not answer.values for answer in answers):
             yield Finding(domain, "MX target", "fails", whose, f"MX {server} has no address: mail cannot arrive")
+        for version, answer in zip((4, 6), answers, strict=True):
+            ours = [ipaddress.ip_address(address).version for address in expected.hosts.get(server, ())]
+            if ours and version not in ours and answer.values and not answer.aliases:
+                text = (
+                    f"MX {server} has {', '.join(answer.values)}, where others try to deliver, too: take it out, or set"
+                )
+                yield Finding(domain, "MX target", "fails", whose, f"{text} mail_host_ipv{version}")
 
 
 def _authorities(expected: Expected, world: World, host: str) -> Iterator[Finding]:

@@ -195,6 +195,13 @@ def test_name_servers_have_to_agree(said: Mapping[Key, frozenset[str]] | ZoneErr
     assert (verdict, True) in [(finding.verdict, text in finding.text) for finding in found], found
 
 
+def test_an_address_that_the_host_does_not_have_is_told() -> None:
+    only4 = dataclasses.replace(EXPECTED, hosts={"mail.example.com": ["192.0.2.25"]})
+    found = [one for check in mail_checks.checks(only4, FakeWorld()) for one in check() if one.check == "MX target"]
+    text = "MX mail.example.com has 2001:db8::25, where others try to deliver, too: take it out, or set mail_host_ipv6"
+    assert [(one.verdict, one.text) for one in found] == [("fails", text)]
+
+
 def test_what_lies_in_no_zone_of_ours_is_external() -> None:
     assert {one.whose for one in findings(FakeWorld()) if one.check == "reverse DNS"} == {"external"}
     assert {one.whose for one in findings(FakeWorld()) if one.check == "DKIM"} == {"managed"}
