@@ -16,11 +16,13 @@ from typing import Any, TypedDict
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 MODES = ("private", "files", "acme")
 CHALLENGES = ("http-01", "dns-01")
 KEY_WORDS = ("key_name", "key_algorithm", "key_file")
+MIN_RSA = 2048  # bits; OpenSSL's security level 2
 ALGORITHM = "hmac-sha256"  # as in dns_records_zones
 MAIL_ADDRESS = re.compile(r"[^\s@,]+@[^\s@,]+\.[^\s@,]+")
 
@@ -88,6 +90,11 @@ def _chain_problems(chain: Sequence[x509.Certificate], names: Sequence[str], now
         own = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         own = x509.SubjectAlternativeName([])
+    key = chain[0].public_key()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA:
+        problems.append(
+            f"has an RSA key of {key.key_size} bits, which Debian's OpenSSL refuses: take {MIN_RSA} or more"
+        )
     missing = [name for name in names if not _covers(own, name)]
     if missing:
         problems.append(f"is not valid for {', '.join(missing)}: have one issued that names them, too")

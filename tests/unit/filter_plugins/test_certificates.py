@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from filter_plugins.certificates import FilterModule, acme_updates, certificate_problems, file_problems
@@ -91,6 +91,25 @@ def test_not_valid_yet(files: tuple[Path, Path]) -> None:
     assert problems(files, now=NOW - timedelta(hours=2)) == [
         f"fullchain.pem is valid from {start:%Y-%m-%d %H:%M} UTC only: wait, or set the control node's clock"
     ]
+
+
+def test_a_key_that_openssl_would_refuse(tmp_path: Path) -> None:
+    """Postfix and Dovecot of Debian load none, and Internet.nl counts it against the host."""
+
+    def found(bits: int) -> list[str]:
+        key = rsa.generate_private_key(65537, bits)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAMES[0])])
+        made = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+        made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(NAMES[0])]), critical=False)
+        files = tmp_path / "fullchain.pem", tmp_path / "privkey.pem"
+        files[0].write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        plain = serialization.NoEncryption()
+        files[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+        return file_problems(str(files[0]), str(files[1]), NAMES[:1], NOW + timedelta(hours=1))
+
+    assert found(2048) == []
+    (line,) = found(1024)
+    assert line.endswith(".pem has an RSA key of 1024 bits, which Debian's OpenSSL refuses: take 2048 or more")
 
 
 def test_chain_in_the_wrong_order(files: tuple[Path, Path]) -> None:
