@@ -99,12 +99,15 @@ def test_all_problems_of_the_inventory_are_told_at_once(company: Company) -> Non
     company.facts["odoo_databases"].append({"name": "second", "login": "admin", "password": "x", "domains": []})
     company.facts["dns_records_zones"][0].pop("key_file")
     company.facts["dns_records_delegation"] = "mail-dns.provider.example"
+    company.facts["dns_records_octodns_zones"] = [{"name": "exmaple.com"}]
 
     code, output = company.run()
 
     assert code != 0
     for part in ("example_com", "catch all", "bounce", "people", "[second].url", "key_file", "lies in none of"):
         assert part in output
+    assert "dns_records_octodns_zones[exmaple.com].name: holds no name of ours" in output
+    assert "dns_records_octodns_provider: is nothing, not a dictionary" in output
     assert "nothing was changed" in output
 
 
