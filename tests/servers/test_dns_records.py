@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dns.update
+import dns.zone
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from filter_plugins.record_forms import record_forms
 from library import dns_rrsets
-from tests.name_servers import APEX, CONFIGURATIONS, REVERSE, SECRET, NameServer, StartNameServer, running
+from tests.name_servers import APEX, CONFIGURATIONS, REVERSE, SECRET, ZONES, NameServer, StartNameServer, running
 
 if TYPE_CHECKING:
     from module_utils import dns_plan, dns_zone
@@ -667,6 +669,26 @@ def test_a_hundred_names_are_observed_in_one_conversation(server: NameServer, pu
     publish(*many)
     assert server.values("host99.example.com.", "A") == {"192.0.2.25"}
     assert not publish(*many)["changed"]
+
+
+def test_lines_to_enter_by_hand_can_be_included_by_bind(tmp_path: Path) -> None:
+    records = [
+        *RECORDS,
+        rrset("_25._tcp.mail.example.com.", "TLSA", f"3 1 1 {'ab' * 32}", f"3 1 1 {'cd' * 32}"),
+        rrset("mta-sts.example.com.", "CNAME", HOST),
+        rrset(HOST, "CAA", '0 issue "ca.example; validationmethods=http-01"', shared=True),
+        rrset(f"_smtp._tls.{APEX}", "TXT", 'v=TLSRPTv1; rua=mailto:"a\\b"@example.com'),
+    ]
+    lines = "".join(f"{form['line']}\n" for form in record_forms(records, ["example.com"], []))
+    (tmp_path / "mail.zone").write_text(lines, encoding="utf-8")
+    (tmp_path / "zone").write_text(f"{ZONES['example.com']}$INCLUDE {tmp_path}/mail.zone\n", encoding="utf-8")
+    command = ["named-checkzone", "-q", "-D", "-o", "-", "example.com", str(tmp_path / "zone")]
+    dump = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    loaded = dns.zone.from_text(dump, APEX, relativize=False)
+    for record in records:
+        found = loaded.get_rdataset(record["name"], record["type"])
+        assert found is not None, record
+        assert {dns_zone.to_value(rdata) for rdata in found} >= set(record["values"])
 
 
 PLAYBOOK = """
