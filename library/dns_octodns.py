@@ -189,10 +189,10 @@ def _run(
     if check_mode or not parameters["apply"]:
         answer["changed"] = check_mode and parameters["apply"]
         return answer
-    dns_ledger.save(path, _united(ledger, *(draft.plan.ledger for draft in drafts)))
+    dns_ledger.save(path, dns_plan.united(ledger, *(draft.plan.ledger for draft in drafts)))
     _octodns(parameters, "--checksum", checksum[1])
     outside = {key: values for key, values in ledger.items() if dns_zone.zone_of(key[0], every) not in zones}
-    dns_ledger.save(path, _united(outside, *(draft.plan.ledger for draft in drafts)))
+    dns_ledger.save(path, dns_plan.united(outside, *(draft.plan.ledger for draft in drafts)))
     for draft in drafts:
         errors, unknown = dns_zone.read_back(draft, parameters["readback_timeout"])
         if errors:
@@ -245,12 +245,6 @@ def _shown(output: str) -> list[str]:
     """Answer the lines of octoDNS's plan."""
     lines = [line for line in output.splitlines() if line.startswith("* ")]
     return [line.removeprefix("* ").rstrip() for line in lines]
-
-
-def _united(*ledgers: Mapping[dns_plan.Key, frozenset[str]]) -> dict[dns_plan.Key, frozenset[str]]:
-    """Answer a ledger with the values of all."""
-    keys = {key for ledger in ledgers for key in ledger}
-    return {key: frozenset().union(*(ledger.get(key, frozenset()) for ledger in ledgers)) for key in keys}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ description:
     for byte, an SPF record of others is merged with ours and never weakened, mail servers of others are not replaced.
   - All problems of all zones are told before the first update, also what comes of it with others' records - an SPF
     record that leads receivers to too many names, or DMARC reports to whoever has not agreed to get them. There is one
-    update for each zone, made only if every set in it is still as it was found; else it is planned and judged once
-    more, with a warning of what others have changed, and then given up.
+    update for each zone (more where one cannot hold it, hundreds of sets), made only if every set in it is still as it
+    was found; else it is planned and judged once more, with a warning of what others have changed, and then given up.
   - Waits until all authoritative servers of a zone show what was changed.
 options:
   records:
@@ -258,40 +258,33 @@ def _carried_out(
     ones as long as they may be there, so that a crash at any point leaves nothing of ours that we take for foreign.
     """
 
-    def do(draft: dns_zone.Draft) -> tuple[dns_zone.Draft | None, list[str], list[str]]:
+    def do(draft: dns_zone.Draft) -> tuple[dns_zone.Draft | None, list[str], list[str], bool]:
         def anew(another: dns_zone.Draft) -> tuple[list[str], list[str]]:
             return judge([another if one is draft else one for one in drafts])
 
         try:
             done = dns_zone.carry_out(draft, anew)
         except dns_zone.ZoneError as error:
-            return None, [str(error)], []
+            return None, [str(error)], [], error.begun
+        changed = bool(done.plan.changes)
         try:
-            return done, *(dns_zone.read_back(done, timeout) if done.plan.changes else ([], []))
+            return done, *(dns_zone.read_back(done, timeout) if changed else ([], [])), changed
         except dns_zone.ZoneError as error:
-            return done, [str(error)], []
+            return done, [str(error)], [], changed
 
     outside = {key: values for key, values in ledger.items() if all(key not in draft.ledger for draft in drafts)}
     if any(draft.plan.changes for draft in drafts):
-        dns_ledger.save(path, reduce(_united, (draft.plan.ledger for draft in drafts), ledger))
+        dns_ledger.save(path, dns_plan.united(ledger, *(draft.plan.ledger for draft in drafts)))
     results = dns_zone.each(drafts, do)
-    done = [draft for draft, _, _ in results if draft]
     ours = [
-        one.plan.ledger if one else _united(draft.ledger, draft.plan.ledger)
-        for draft, (one, _, _) in zip(drafts, results, strict=True)
+        one.plan.ledger if one else dns_plan.united(draft.ledger, draft.plan.ledger)
+        for draft, (one, _, _, _) in zip(drafts, results, strict=True)
     ]
-    dns_ledger.save(path, reduce(_united, ours, outside))
-    errors = [error for _, errors, _ in results for error in errors]
+    dns_ledger.save(path, dns_plan.united(outside, *ours))
+    errors = [error for _, errors, _, _ in results for error in errors]
     if errors:
-        raise Refused(errors, changed=any(draft.plan.changes for draft in done))
-    return done, [warning for _, _, warnings in results for warning in warnings]
-
-
-def _united(
-    one: Mapping[dns_plan.Key, frozenset[str]], other: Mapping[dns_plan.Key, frozenset[str]]
-) -> dict[dns_plan.Key, frozenset[str]]:
-    """Answer a ledger with the values of two."""
-    return {key: one.get(key, frozenset()) | other.get(key, frozenset()) for key in {*one, *other}}
+        raise Refused(errors, changed=any(changed for _, _, _, changed in results))
+    return [draft for draft, _, _, _ in results if draft], [line for _, _, lines, _ in results for line in lines]
 
 
 def _diff(draft: dns_zone.Draft) -> dict[str, str]:

@@ -192,6 +192,12 @@ def inverse(changes: Iterable[Change]) -> tuple[Change, ...]:
     return tuple(Change(change.key, change.after, change.before) for change in changes)
 
 
+def united(*ledgers: Mapping[Key, frozenset[str]]) -> dict[Key, frozenset[str]]:
+    """Answer a ledger with the values of all."""
+    every = {key for ledger in ledgers for key in ledger}
+    return {key: frozenset().union(*(ledger.get(key, frozenset()) for ledger in ledgers)) for key in every}
+
+
 class _Conflict(Exception):
     """Why a set must not be touched, in one line with the remedy."""
 

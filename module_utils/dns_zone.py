@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,15 +33,28 @@ import dns.tsig
 import dns.update
 
 if TYPE_CHECKING:
-    from module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan, shown
+    from module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan, shown, united
 else:
-    from ansible.module_utils.dns_plan import ADDRESSES, Change, Key, Plan, Policy, RRset, Wanted, keys, plan, shown
+    from ansible.module_utils.dns_plan import (
+        ADDRESSES,
+        Change,
+        Key,
+        Plan,
+        Policy,
+        RRset,
+        Wanted,
+        keys,
+        plan,
+        shown,
+        united,
+    )
 
 ALGORITHMS = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
 Ledger = Mapping[Key, frozenset[str]]
 Observed = Mapping[Key, dns.rdataset.Rdataset]
 """What a server answered: the sets that exist."""
 
+_MOST = 48 * 1024  # bytes of one update: a message has 64 KiB at most
 _AT_ONCE = 50  # queries under way on one connection; servers answer them in any order (RFC 7766 section 6.2.1.1)
 _THREADS = 16
 _STALE = {dns.rcode.NXRRSET, dns.rcode.YXRRSET, dns.rcode.NXDOMAIN, dns.rcode.YXDOMAIN}
@@ -49,7 +63,14 @@ _Answer = TypeVar("_Answer")
 
 
 class ZoneError(Exception):
-    """What is wrong with a zone or its server: one line that says what, where and what to do."""
+    """What is wrong with a zone or its server: one line that says what, where and what to do.
+
+    begun: whether a part of the changes was made before, by an update of its own.
+    """
+
+    def __init__(self, text: str, begun: bool = False) -> None:
+        super().__init__(text)
+        self.begun = begun
 
 
 class KeyRefusedError(ZoneError):
@@ -366,9 +387,52 @@ def update_of(zone: Zone, changes: Iterable[Change], observed: Observed) -> dns.
 
 
 def send(server: Server, zone: Zone, changes: Iterable[Change], observed: Observed) -> None:
-    """Make changes in one update. Raises StaleError when the zone is not as observed, ZoneError when it is refused."""
+    """Make changes in one update, or in several where one cannot hold them.
+
+    Raises StaleError when the zone is not as observed, ZoneError when an update is refused.
+    """
+    made: Sequence[Change] = ()
+    for part in _parts(zone, changes, observed):
+        if made:  # BIND that signs may overlook what comes while it is busy with much
+            _lagging(server, made, time.monotonic() + server.timeout)
+        try:
+            _send(server, zone, update_of(zone, part, observed))
+        except ZoneError as error:
+            error.begun = bool(made)
+            raise
+        made = part
+
+
+def _parts(zone: Zone, changes: Iterable[Change], observed: Observed) -> list[list[Change]]:
+    """Answer changes in parts, each for an update: new addresses first, since BIND takes no MX of a host without one.
+
+    Names with the same end stay together as far as they can.
+    """
+
+    def order(change: Change) -> tuple[int, list[str]]:
+        name, kind = change.key
+        rank = 1 if kind not in ADDRESSES else 0 if change.after else 2
+        return rank, name.split(".")[::-1]
+
+    parts: list[list[Change]] = []
+    room = 0
+    for _, group in groupby(sorted(changes, key=order), key=order):
+        together = list(group)
+        try:
+            size = len(update_of(zone, together, observed).to_wire(max_size=65535))
+        except dns.exception.TooBig:
+            size = _MOST
+        if size > room:
+            parts.append([])
+            room = _MOST
+        parts[-1] += together
+        room -= size
+    return parts
+
+
+def _send(server: Server, zone: Zone, message: dns.update.UpdateMessage) -> None:
     try:
-        rcode = server.update(update_of(zone, changes, observed))
+        rcode = server.update(message)
     except KeyRefusedError:
         rcode = dns.rcode.REFUSED  # it accepted the key for questions; Knot says so when the key may not update
     if rcode in _STALE:
@@ -414,17 +478,23 @@ def carry_out(draft: Draft, judge: Callable[[Draft], tuple[Sequence[str], Sequen
     try:
         send(server, zone, draft.plan.changes, draft.observed)
         return draft
-    except StaleError:
-        anew = _drafted(zone, server, draft.wanted, draft.ledger, draft.policy, _observed_anew(draft))
+    except StaleError as error:
+        begun = error.begun
+        ledger = united(draft.ledger, draft.plan.ledger) if begun else draft.ledger
+        anew = _drafted(zone, server, draft.wanted, ledger, draft.policy, _observed_anew(draft))
     problems, warnings = (anew.plan.conflicts, ()) if anew.plan.conflicts else judge(anew)
     if problems:
-        raise ZoneError("\n".join(problems))
+        raise ZoneError("\n".join(problems), begun)
     edits = "; ".join(_edits(draft.observed, anew.observed)) or "and nothing of that is to be seen now"
     if anew.plan.changes:
         try:
             send(server, zone, anew.plan.changes, anew.observed)
         except StaleError as error:
-            raise StaleError(f"{error} (they were faster twice; the first time: {edits})") from None
+            text = f"{error} (they were faster twice; the first time: {edits})"
+            raise StaleError(text, begun or error.begun) from None
+        except ZoneError as error:
+            error.begun = begun or error.begun
+            raise
     told = f"{zone.name} at {server}: somebody else edits this zone, too, so it was planned once more ({edits})"
     return replace(anew, plan=replace(anew.plan, warnings=(*anew.plan.warnings, *warnings, told)))
 
@@ -584,7 +654,8 @@ def _lagging(server: Server, changes: Sequence[Change], deadline: float) -> str:
         except ZoneError as error:
             return str(error)
         late = [" ".join(one.key) for one in changes if not _shows(one, found.get(one.key))]
-        return f"still the old {', '.join(late)}" if late else ""
+        more = f" and {len(late) - 3} more" if len(late) > 3 else ""
+        return f"still the old {', '.join(late[:3])}{more}" if late else ""
 
     return _asked_until(deadline, late, lambda reason: not reason)
 

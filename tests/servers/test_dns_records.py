@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dns.rcode
 import dns.update
 import dns.zone
 import pytest
@@ -393,6 +394,56 @@ def test_who_gets_reports_is_asked_when_their_record_went_meanwhile(
     faster(edit)
     assert f"{REVERSE} has not agreed to get its DMARC reports" in publish.refusal(*records)
     assert server.values(HOST, "A") == server.values(DMARC, "TXT") == set()
+
+
+def test_what_one_update_cannot_hold_is_written_in_parts(
+    server: NameServer, publish: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, updates = dns_zone.Server.update, list[int]()
+
+    def late(asked: dns_zone.Server, message: dns.update.UpdateMessage) -> dns.rcode.Rcode:
+        updates.append(len(message.update))
+        if len(updates) == 2:  # between the first part and the next
+            server.edit(lambda message: message.add(HOST, 3600, "TXT", '"apple-domain-verification=x"'))
+        return update(asked, message)
+
+    monkeypatch.setattr(dns_zone, "_MOST", 100)
+    monkeypatch.setattr(dns_zone.Server, "update", late)
+    answer = publish()
+    assert answer["changed"]
+    assert "planned once more" in answer["warnings"][0]
+    assert len(updates) > 4
+    assert server.values(HOST, "TXT") == {'"apple-domain-verification=x"', '"v=spf1 a -all"'}
+    assert '"v=spf1 ip4:192.0.2.25 ~all"' in server.values(APEX, "TXT")
+    serial, ledger = server.serial(), publish.ledger.read_text(encoding="utf-8")
+    assert not publish()["changed"]
+    assert (server.serial(), publish.ledger.read_text(encoding="utf-8")) == (serial, ledger)
+    assert len(publish(*RECORDS[:1], prune=True)["diff"][0]["before"].splitlines()) > 5
+    assert server.values(DMARC, "TXT") == set()
+
+
+def test_a_part_that_was_written_is_told_when_another_is_not(
+    server: NameServer, publish: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = dns_zone.Server.update
+
+    def late(asked: dns_zone.Server, message: dns.update.UpdateMessage) -> dns.rcode.Rcode:
+        refused = any(rrset.name.to_text() == DMARC for rrset in message.update)
+        return dns.rcode.REFUSED if refused else update(asked, message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dns_zone, "_MOST", 100)
+        patch.setattr(dns_zone.Server, "update", late)
+        with pytest.raises(dns_rrsets.Refused, match="refuses the update of") as refused:
+            publish()
+    assert refused.value.changed
+    server.settle()
+    ours = {'"v=spf1 ip4:192.0.2.25 ~all"'}
+    assert server.values(APEX, "TXT") & ours == ours
+    assert server.values(DMARC, "TXT") == set()
+    publish(*RECORDS[:-3], rrset(APEX, "TXT", "v=spf1 ip4:192.0.2.99 ~all", shared=True), *RECORDS[-2:])
+    assert '"v=spf1 ip4:192.0.2.99 ~all"' in server.values(APEX, "TXT")
+    assert not server.values(APEX, "TXT") & ours
 
 
 def test_a_change_that_is_not_shown_yet_is_waited_for(server: NameServer, publish: Publisher) -> None:

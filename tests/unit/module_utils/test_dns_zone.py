@@ -15,6 +15,7 @@ import dns.message
 import dns.rcode
 import dns.rdata
 import dns.rdataset
+import dns.rdatatype
 import dns.tsig
 import dns.update
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from module_utils import dns_zone
-from module_utils.dns_plan import Policy, RRset, Wanted
+from module_utils.dns_plan import Change, Policy, RRset, Wanted
 from module_utils.dns_zone import Server, StaleError, Zone, ZoneError
 
 SECRET = "c2l4dGVlbiBieXRlcyBhcmUgbm90IGVub3VnaCBoZXJl"
@@ -199,7 +200,7 @@ def test_every_refusal_of_an_update_is_told(
     server = Server("192.0.2.53", 53, 2)
     monkeypatch.setattr(server, "update", lambda _message: rcode)
     with pytest.raises(ZoneError) as error:
-        dns_zone.send(server, zone(), [], {})
+        dns_zone.send(server, zone(), [changed("a")], {})
     assert str(error.value).startswith(f"192.0.2.53 port 53 {complaint}")
 
 
@@ -208,7 +209,43 @@ def test_a_prerequisite_that_fails_is_somebody_else_s_edit(rcode: str, monkeypat
     server = Server("192.0.2.53", 53, 2)
     monkeypatch.setattr(server, "update", lambda _message: dns.rcode.from_text(rcode))
     with pytest.raises(StaleError, match="somebody else is editing this zone: run again when they are done"):
-        dns_zone.send(server, zone(), [], {})
+        dns_zone.send(server, zone(), [changed("a")], {})
+
+
+def test_what_one_update_cannot_hold_goes_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names with the same end go together, and what was written before the zone changed is not forgotten."""
+    names = [f"{record}.customer{number}" for record in ("_dmarc", "s1._domainkey") for number in range(100)]
+    changes = [changed(name, "x" * 400) for name in [*names, "customer50"]]
+    changes.insert(7, Change(("mail.example.com.", "A"), None, RRset(60, frozenset({"192.0.2.25"}))))
+    server, sent = Server("192.0.2.53", 53, 2), list[dns.update.UpdateMessage]()
+
+    def take(message: dns.update.UpdateMessage) -> dns.rcode.Rcode:
+        sent.append(message)
+        return next(answers)
+
+    answers = iter([dns.rcode.NOERROR, dns.rcode.NOERROR, dns.rcode.NXRRSET])
+    shown = list[int]()
+    monkeypatch.setattr(dns_zone, "_lagging", lambda _server, made, _deadline: shown.append(len(made)))
+    monkeypatch.setattr(server, "update", take)
+    with pytest.raises(StaleError) as stale:
+        dns_zone.send(server, zone(), changes, {})
+    assert stale.value.begun
+    assert shown == [len(message.update) for message in sent[:2]]
+    answers = iter([dns.rcode.NOERROR] * 3)
+    sent.clear()
+    dns_zone.send(server, zone(), changes, {})
+    assert all(len(message.to_wire(max_size=65535)) < 49152 for message in sent)
+    assert len(sent) == 3
+    places = [{rrset.name.to_text() for rrset in message.update} for message in sent]
+    assert sum(map(len, places)) == 202
+    assert sent[0].update[0].rdtype == dns.rdatatype.A
+    together = {"_dmarc.customer50.example.com.", "s1._domainkey.customer50.example.com.", "customer50.example.com."}
+    assert [place & together for place in places if place & together] == [together]
+
+
+def changed(name: str, text: str = "x") -> Change:
+    """A text that is to be made."""
+    return Change((f"{name}.example.com.", "TXT"), None, RRset(60, frozenset({text})))
 
 
 class Race:
