@@ -191,13 +191,20 @@ class Tree:
 
     @contextmanager
     def resolver(
-        self, directory: Path, anchor: Zone | None = None, *, explains: bool = True, remembers: bool = True
+        self,
+        directory: Path,
+        anchor: Zone | None = None,
+        *,
+        port: int = 0,
+        explains: bool = True,
+        remembers: bool = True,
     ) -> Iterator[int]:
         """Run a validating resolver; answers its port. anchor: whose key it trusts as the root's, by default the root.
 
-        explains: whether it says why something is bogus (RFC 8914). remembers: whether it asks once in a TTL.
+        port: to have, by default one that is free. explains: whether it says why something is bogus (RFC 8914).
+        remembers: whether it asks once in a TTL.
         """
-        port = free_port()
+        port = port or free_port()
         key = (anchor or self.root).dnskey.to_text()
         reverse = [zone.name for zone in self.zones if zone.name.endswith(".arpa.")]
         configuration = f"""\

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import dns.edns
 import dns.exception
 import dns.flags
 import dns.message
@@ -33,7 +34,7 @@ import dns.query
 import dns.rcode
 
 RESOLVER = "127.0.0.1"
-PATIENCE = 10.0  # seconds for one question to it
+PATIENCE = (1.0, 2.0, 4.0, 8.0)  # seconds; then it is asked again, since one that is restarted loses questions
 MTA_STS = "/run/mta-sts/socket"
 FETCHING = 60.0  # seconds for an answer from there: a policy may have to be fetched
 LONGEST = 1000  # bytes of a request; a domain has 255
@@ -59,15 +60,29 @@ AskPolicy = Callable[[str], str]  # raises NoAnswerError
 
 def ask(name: dns.name.Name, kind: str) -> Answer:
     """Ask the host's resolver; a name that does not exist has no records."""
-    question = dns.message.make_query(name, kind, want_dnssec=True)
     try:
-        response = cast("dns.message.QueryMessage", dns.query.udp_with_fallback(question, RESOLVER, PATIENCE)[0])
+        response = response_to(dns.message.make_query(name, kind, want_dnssec=True))
         if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
-            raise NoAnswerError(f"the resolver says {dns.rcode.to_text(response.rcode())}")
+            said = f"{dns.rcode.to_text(response.rcode())}{why(response)}"
+            raise NoAnswerError(f"{name} {kind}: the resolver says {said}")
         chain = response.resolve_chaining()
-    except (OSError, dns.exception.DNSException) as error:
-        raise NoAnswerError(str(error)) from error
+    except (OSError, EOFError, dns.exception.DNSException) as error:
+        raise NoAnswerError(f"{name} {kind}: the resolver: {error}") from error
     return Answer(tuple(chain.answer or ()), chain.canonical_name, bool(response.flags & dns.flags.AD))
+
+
+def response_to(question: dns.message.Message) -> dns.message.QueryMessage:
+    """What the resolver answers, asked again and again. Raises TimeoutError, and what dnspython does."""
+    for seconds in PATIENCE:
+        with contextlib.suppress(dns.exception.Timeout):
+            return cast("dns.message.QueryMessage", dns.query.udp_with_fallback(question, RESOLVER, seconds)[0])
+    raise TimeoutError(f"no answer within {sum(PATIENCE):.0f} seconds")
+
+
+def why(response: dns.message.Message) -> str:
+    """Why the resolver cannot tell, in its own words and in brackets (RFC 8914); "" when it does not say."""
+    told = [option for option in response.options if isinstance(option, dns.edns.EDEOption)]
+    return "".join(f" ({option.text or option.to_text()})" for option in told)
 
 
 def usable(record: Any) -> bool:
@@ -176,8 +191,9 @@ def reply(request: str, ask: Ask, ask_policy: AskPolicy) -> str:
     try:
         return fresh_policy(destination, ask, ask_policy, int(time.monotonic() // FRESH))
     except NoAnswerError as error:
-        print(f"{destination}: {error}", file=sys.stderr, flush=True)
-        return "TEMP nobody says how its mail servers are verified"
+        reason = " ".join(str(error).split())
+        print(f"{destination}: its mail waits: {reason}", file=sys.stderr, flush=True)
+        return f"TEMP {reason}"
 
 
 class Session(socketserver.StreamRequestHandler):

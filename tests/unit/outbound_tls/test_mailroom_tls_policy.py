@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.name
@@ -26,6 +27,7 @@ MX = "10 mx.customer.example."
 OTHER_MX = "20 mx2.customer.example."
 KEY = "3 1 1 " + "ab" * 32
 POLICY = '"v=STSv1; id=1"'
+WAIT = 5.0  # seconds for what has to come
 Zone = Mapping[tuple[str, str], list[str] | None]
 SECURE = "OK secure match=mx.customer.example servername=hostname"
 DANE: Zone = {(DOMAIN, "MX"): [MX], ("_25._tcp.mx.customer.example.", "TLSA"): [KEY]}
@@ -44,7 +46,7 @@ class Resolver:
         self.asked.append((str(name), kind))
         texts = self.zone.get((str(name), kind), [])
         if texts is None:
-            raise NoAnswerError
+            raise NoAnswerError(f"{name} {kind}: the resolver:\nno answer")
         canonical = dns.name.from_text(self.aliases.get(str(name), str(name)))
         records = tuple(dns.rdata.from_text("IN", kind, text) for text in texts)
         return Answer(records, canonical, kind != self.insecure)
@@ -60,7 +62,7 @@ class Policies:
     def __call__(self, domain: str) -> str:
         self.asked.append(domain)
         if self.answer is None:
-            raise NoAnswerError
+            raise NoAnswerError("the MTA-STS resolver: no answer")
         return self.answer
 
 
@@ -137,8 +139,9 @@ def test_what_could_not_be_found_out_is_asked_again() -> None:
 
 @pytest.mark.parametrize(("zone", "answer"), [({(DOMAIN, "MX"): None}, "NOTFOUND "), ({}, None)])
 def test_mail_waits_while_nobody_says(zone: Zone, answer: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert reply("policy customer.example", Resolver(zone), Policies(answer)).startswith("TEMP ")
-    assert capsys.readouterr().err.startswith("customer.example: ")
+    reason = "customer.example. MX: the resolver: no answer" if zone else "the MTA-STS resolver: no answer"
+    assert reply("policy customer.example", Resolver(zone), Policies(answer)) == f"TEMP {reason}"
+    assert capsys.readouterr().err == f"customer.example: its mail waits: {reason}\n"
 
 
 @pytest.mark.parametrize("destination", ["customer.example", "customer.example:25", "customer.example:smtp"])
@@ -181,6 +184,9 @@ def serve(listener: socket.socket, code: int) -> None:
     response = dns.message.make_response(dns.message.from_wire(question))
     response.flags |= dns.flags.AD
     response.set_rcode(dns.rcode.Rcode(code))
+    if code == dns.rcode.SERVFAIL:
+        bogus = [dns.edns.EDEOption(dns.edns.EDECode.DNSSEC_BOGUS, text) for text in ("forged", None)]
+        response.use_edns(options=list[dns.edns.Option](bogus))
     if not code:
         response.answer.append(dns.rrset.from_text("mx.example.", 60, "IN", "CNAME", "real.example."))
         response.answer.append(dns.rrset.from_text("real.example.", 60, "IN", "A", "192.0.2.1"))
@@ -192,6 +198,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     real = dns.query.udp_with_fallback
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.settimeout(WAIT)
         monkeypatch.setattr("dns.query.udp_with_fallback", partial(real, port=listener.getsockname()[1]))
         yield listener
 
@@ -202,7 +209,8 @@ def test_the_resolver_is_asked(resolver: socket.socket, code: int) -> None:
     thread.start()
     mx = dns.name.from_text("mx.example.")
     if code == dns.rcode.SERVFAIL:
-        with pytest.raises(NoAnswerError, match="says SERVFAIL"):
+        said = r"mx.example. A: the resolver says SERVFAIL \(forged\) \(EDE 6.*\)"
+        with pytest.raises(NoAnswerError, match=said):
             ask(mx, "A")
     elif code == dns.rcode.NXDOMAIN:
         assert ask(mx, "A") == Answer((), mx, secure=True)
@@ -213,13 +221,36 @@ def test_the_resolver_is_asked(resolver: socket.socket, code: int) -> None:
     thread.join()
 
 
+def test_a_question_that_was_lost_is_asked_again(resolver: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose_and_serve() -> None:
+        resolver.recvfrom(4096)
+        serve(resolver, dns.rcode.NOERROR)
+
+    monkeypatch.setattr(mailroom_tls_policy, "PATIENCE", (0.01, WAIT))
+    thread = threading.Thread(target=lose_and_serve)
+    thread.start()
+    assert ask(dns.name.from_text("mx.example."), "A").secure
+    thread.join()
+
+
 @pytest.mark.usefixtures("resolver")
 def test_a_resolver_that_is_away_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailroom_tls_policy, "PATIENCE", 0.01)
-    with pytest.raises(NoAnswerError, match="timed out"):
+    monkeypatch.setattr(mailroom_tls_policy, "PATIENCE", (0.01, 0.01))
+    with pytest.raises(NoAnswerError, match=r"mx.example. A: the resolver: no answer within"):
         ask(dns.name.from_text("mx.example."), "A")
     monkeypatch.setattr("dns.query.udp_with_fallback", partial(dns.query.udp_with_fallback, port=0))
     with pytest.raises(NoAnswerError, match="Invalid argument"):
+        ask(dns.name.from_text("mx.example."), "A")
+
+
+def test_a_resolver_that_ends_within_an_answer_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was to be had over TCP."""
+
+    def ended(*_: object) -> None:
+        raise EOFError
+
+    monkeypatch.setattr("dns.query.udp_with_fallback", ended)
+    with pytest.raises(NoAnswerError):
         ask(dns.name.from_text("mx.example."), "A")
 
 
