@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dns.rdataset
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from filter_plugins.delegation import delegated
 from filter_plugins.mail_rrsets import mail_rrsets
 from filter_plugins.signing import key_names
 from library import rotate_dkim
-from lookup_plugins.dkim_key import dkim_key
+from lookup_plugins.dkim_key import MADE, dkim_key
 from lookup_plugins.dkim_selectors import dkim_selectors
 
 if TYPE_CHECKING:
@@ -92,6 +95,20 @@ class Company:
         }
         return rotate_dkim.run(parameters | options, check_mode, int(now * DAY))
 
+    def signing(self) -> set[str]:
+        """The names in DNS, and the public parts, of the keys that sign."""
+        signers = [one for one in dkim_selectors(self.directory, [DOMAIN], "mailroom1") if one["signs"]]
+        keys = [dkim_key(self.directory, one["domain"], one["selector"], one["type"]) for one in signers]
+        return {f"{key['selector']}._domainkey.{DOMAIN}. {key['public']}" for key in keys}
+
+    def in_dns(self) -> set[str]:
+        """The same of all that every server shows."""
+        shown = [
+            {f"{name} {values[0].rpartition('p=')[2]}" for (name, _), values in one.shown.items()}
+            for one in self.servers
+        ]
+        return set.intersection(*shown)
+
     def phases(self) -> dict[str, str]:
         content = json.loads((self.directory / "selectors.json").read_text(encoding="utf-8"))
         return {key["selector"]: key["phase"] for key in content["domains"][DOMAIN]}
@@ -127,6 +144,56 @@ def test_from_one_key_to_the_next(company: Company) -> None:
         "example.com.mailroom2-ed25519.key",
         "example.com.mailroom2.key",
     ]
+
+
+class Killed(BaseException):
+    """The run is killed."""
+
+
+def test_a_run_is_cut_off_before_and_after_each_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the hosts sign with then is in DNS, and the same run once more brings all to where it has to be."""
+    left, keys = 0, itertools.cycle([MADE["rsa"](), MADE["rsa"]()])
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+
+    def dying(write: Callable[..., object]) -> Callable[..., object]:
+        def written(*arguments: object, **options: object) -> object:
+            step()
+            answer = write(*arguments, **options)
+            step()
+            return answer
+
+        return written
+
+    monkeypatch.setitem(MADE, "rsa", lambda: next(keys))
+    load = partial(serialization.load_pem_private_key, unsafe_skip_rsa_key_validation=True)  # takes 40 ms each
+    monkeypatch.setattr(serialization, "load_pem_private_key", load)
+    monkeypatch.setattr(Path, "replace", dying(Path.replace))
+    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+    for steps in itertools.count(1):
+        company, hosts, cut_off = Company(tmp_path / str(steps), monkeypatch), set[str](), False
+        left = steps
+        for day in (0, 180.01, 180.05, 188, 188.1):
+            for _ in range(2):
+                try:
+                    company.run(day)
+                    company.publish()
+                    assert hosts <= company.in_dns()
+                    hosts = company.signing()
+                    company.run(day, applied=True)
+                    break
+                except Killed:
+                    cut_off = True
+                    assert hosts <= company.in_dns()
+            assert hosts <= company.in_dns()
+        assert company.phases() == {"mailroom2": "signs"}
+        if not cut_off:
+            break
+    assert steps > 20
 
 
 def test_a_run_with_nothing_due_changes_nothing(company: Company) -> None:

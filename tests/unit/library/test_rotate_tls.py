@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dns.rdataset
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from filter_plugins.mail_rrsets import mail_rrsets
 from filter_plugins.tlsa import renewable_keys, tlsa_keys
@@ -64,8 +70,12 @@ class Company:
         [found] = tlsa_keys(self.hosts, str(self.directory))
         return found["digests"]
 
-    def deploy(self) -> None:
-        private_certificate(self.directory, [NAME], 397, datetime.now(UTC))
+    def deploy(self) -> str:
+        """Have the daemons show the certificate; answers its key, as DNS tells of it."""
+        made = private_certificate(self.directory, [NAME], 397, datetime.now(UTC))
+        key = x509.load_pem_x509_certificate(made["chain"].encode()).public_key()
+        public = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return f"3 1 1 {hashlib.sha256(public).hexdigest()}"
 
     def publish(self, *servers: FakeServer) -> None:
         [record] = mail_rrsets([], [], [], tlsa=tlsa_keys(self.hosts, str(self.directory)))
@@ -189,6 +199,65 @@ def test_a_kill_between_the_two_files_is_made_good(company: Company, monkeypatch
     monkeypatch.setattr(dns_zone, "authoritative", lambda *_: (company.servers, []))
     assert company.run(401)["due"] == [NAME]
     assert company.digests == [following, former]
+
+
+class Killed(BaseException):
+    """The run is killed."""
+
+
+@pytest.mark.parametrize("site", [False, True])
+def test_a_run_is_cut_off_before_and_after_each_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: bool
+) -> None:
+    """What the daemons show then is in DNS, and the same run once more takes the next key, no other.
+
+    site: site.yml runs before that.
+    """
+    left = 0
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Killed
+
+    def dying(write: Callable[..., object]) -> Callable[..., object]:
+        def written(*arguments: object, **options: object) -> object:
+            step()
+            answer = write(*arguments, **options)
+            step()
+            return answer
+
+        return written
+
+    monkeypatch.setattr(Path, "replace", dying(Path.replace))
+    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+    monkeypatch.setattr("lookup_plugins.private_certificate._new_key", partial(ec.generate_private_key, ec.SECP256R1()))
+    for steps in itertools.count(1):
+        company, cut_off = Company(tmp_path / str(steps), monkeypatch), False
+        company.publish()
+        company.run(0)
+        following, left = company.digests[1], steps
+        for _ in range(2):
+            try:
+                company.run(400)
+                shown = company.deploy()
+                assert shown in company.servers[0].shown
+                company.run(400, applied=True)
+                company.publish()
+                break
+            except Killed:
+                cut_off = True
+                if site:
+                    assert company.deploy() in company.servers[0].shown
+                    company.publish()
+        assert shown == f"3 1 1 {following}"
+        assert company.digests[0] == following
+        assert company.servers[0].shown == [f"3 1 1 {digest}" for digest in company.digests]
+        assert len(company.digests) == 2
+        if not cut_off:
+            break
+    assert steps > 10
 
 
 def test_who_comes_too_late_takes_no_second_key(company: Company) -> None:
