@@ -166,7 +166,7 @@ def test_dns_tells_of_its_keys_its_account_and_the_policy() -> None:
 def test_a_renewal_is_shown_at_once_and_cuts_nobody_off(root: Path) -> None:
     before, key = serials(root), HOSTS.ssh(MAIL, "openssl pkey -in /etc/mailroom/tls/pair.pem -pubout")
     context = ssl.create_default_context(cafile=str(root))
-    name = HOSTS.database["name"]
+    name, finds_policies = HOSTS.database["name"], HOSTS.ssh(MAIL, "systemctl show -P MainPID postfix-mta-sts-resolver")
     with (
         IMAPClient(MAIL.name, ssl_context=context, timeout=WAIT) as mailbox,
         smtplib.SMTP_SSL(MAIL.name, 465, local_hostname="odoo.example.com", timeout=WAIT, context=context) as session,
@@ -184,6 +184,8 @@ def test_a_renewal_is_shown_at_once_and_cuts_nobody_off(root: Path) -> None:
     assert HOSTS.ssh(MAIL, "openssl pkey -in /etc/mailroom/tls/pair.pem -pubout") == key
     assert in_dns(f"_25._tcp.{MAIL.name}", "TLSA") == sorted(map(digest, ("pair.pem", "next.key")))  # as before
     HOSTS.ssh(MAIL, "systemctl start certbot.service")  # with nothing to renew
+    # It would be restarted, and mail that leaves be put off meanwhile.
+    assert HOSTS.ssh(MAIL, "systemctl show -P MainPID postfix-mta-sts-resolver") == finds_policies
 
 
 def test_the_next_key_takes_its_place_while_others_verify_the_host(root: Path) -> None:

@@ -78,6 +78,7 @@ def test_mail_is_believed_before_during_and_after_a_rotation() -> None:
         HOSTS.site("-e", "dns_records_dkim_days=36500", playbook="playbooks/rotate_keys.yml")
     former = HOSTS.selector
     used, following = digests()
+    finds_policies = HOSTS.ssh(HOSTS.mail, "systemctl show -P MainPID postfix-mta-sts-resolver")
     traffic.send()
     with traffic.flowing(), strangers.connecting():
         first = " ".join(HOSTS.site("-e", "dns_records_dkim_days=0", playbook="playbooks/rotate_keys.yml").split())
@@ -95,6 +96,7 @@ def test_mail_is_believed_before_during_and_after_a_rotation() -> None:
     assert len(traffic.sent) > 4
     assert strangers.faults == []
     assert strangers.verified > 4
+    assert HOSTS.ssh(HOSTS.mail, "systemctl show -P MainPID postfix-mta-sts-resolver") == finds_policies
     files = HOSTS.ssh(HOSTS.mail, "ls /var/lib/rspamd/dkim").split()
     assert sorted(files) == sorted(
         f"{HOSTS.domain['name']}.{one}{kind}.key" for one in (former, HOSTS.selector) for kind in ("", "-ed25519")

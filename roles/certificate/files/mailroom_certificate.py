@@ -25,7 +25,9 @@ PAIR = Path("/etc/mailroom/tls/pair.pem")  # the key, then the certificate with 
 LINEAGE = Path("/etc/letsencrypt/live/mailroom")
 PORTS = {25: "smtp", 465: "tls", 587: "smtp", 993: "tls"}
 POLICY = 443, "mailroom-mta-sts.service"  # on a host that serves the MTA-STS policy
-RELOAD = ("systemctl", "try-reload-or-restart", "postfix*.service", "dovecot*.service", "mailroom-mta-sts*.service")
+# Not postfix-mta-sts-resolver.service: it would be restarted, and mail that leaves be put off meanwhile.
+SHOWN_BY = ("postfix[.@]*service", "dovecot*.service", "mailroom-mta-sts*.service")
+RELOAD = ("systemctl", "try-reload-or-restart", *SHOWN_BY)
 JOURNALS = "journalctl -u 'postfix*' -u dovecot -u mailroom-mta-sts"
 DAYS = 7  # certbot renews weeks before the end, and a run of site.yml 30 days before
 PATIENCE = 10.0  # seconds a daemon has to take up what it was told

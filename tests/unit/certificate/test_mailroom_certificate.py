@@ -8,14 +8,17 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatch
 from pathlib import Path
 
 import mailroom_certificate
 import pytest
+import yaml
 
 from lookup_plugins.private_certificate import private_certificate
 
 NOW = datetime.now(UTC)
+ROLE = Path(__file__).parents[3] / "roles" / "certificate"
 
 
 def pair(directory: Path, name: str, now: datetime = NOW) -> str:
@@ -82,7 +85,7 @@ def test_a_port_that_shows_another_one_is_named(file: Path, tmp_path: Path, prot
     with server(pair(tmp_path, "other"), tmp_path, protocol) as port:
         assert mailroom_certificate.check({port: protocol}, 0) == [
             f"port {port} shows another certificate than {file}: "
-            "systemctl try-reload-or-restart postfix*.service dovecot*.service mailroom-mta-sts*.service"
+            "systemctl try-reload-or-restart postfix[.@]*service dovecot*.service mailroom-mta-sts*.service"
         ]
 
 
@@ -176,3 +179,12 @@ def test_a_person_is_told_what_is_wrong(
         spoil(file)
     assert mailroom_certificate.main(arguments) == code
     assert said in capsys.readouterr().err
+
+
+def test_those_who_show_it_are_told_and_nobody_else() -> None:
+    """What finds others' policies would be restarted, since it cannot be reloaded."""
+    told = yaml.safe_load((ROLE / "vars" / "main.yml").read_text(encoding="utf-8"))["__certificate_shown_by"].split()
+    units = {f"{name}.service" for name in ("postfix", "postfix@-", "dovecot", "mailroom-mta-sts")}
+    others = {"postfix-mta-sts-resolver.service", "mailroom-tls-policy.service"}
+    assert tuple(told) == mailroom_certificate.SHOWN_BY
+    assert {unit for unit in units | others if any(fnmatch(unit, pattern) for pattern in told)} == units
