@@ -101,7 +101,11 @@ MAILBOX_KEYS = (
 )
 GMAIL_POP3 = ("pop.gmail.com", "pop.googlemail.com")
 OAUTH_KEYS = ("token_url", "client_id", "client_secret", "refresh_token", "scope", "grant", "ca_file")
-PRESETS = ("gmail", "microsoft365")  # those of filter_plugins/providers.py, which fills them in
+SENDING_KEYS = ("login", "password", "oauth")
+# Both are those of filter_plugins/providers.py, which fills them in.
+PRESETS = ("gmail", "microsoft365")
+SENDING_OAUTH = ("token_url", "client_id", "client_secret", "refresh_token")
+GMAIL_ENDPOINT = "https://oauth2.googleapis.com/token"  # the only one that Odoo asks (google_gmail_mixin.py)
 PROVIDER_KEYS = (
     "preset",
     "login",
@@ -545,13 +549,44 @@ def _sending_problems(problems: Problems, where: str, provider: Mapping[str, Any
     """What keeps Odoo from a provider's SMTP. `login` is the mailbox's, "" when there is none."""
     if provider.get("smtp") is False:
         return
-    smtp = _server_problems(problems, f"{where}.smtp", provider.get("smtp"), (*SERVER_KEYS, "login", "password"))
+    smtp = _server_problems(problems, f"{where}.smtp", provider.get("smtp"), (*SERVER_KEYS, *SENDING_KEYS))
     if smtp and login:
         problems.text(f"{where}.smtp.login", smtp.get("login"), missing="give the login")
-        remedy = "give one (an app password, or a relay's), or smtp: false and connect Odoo's module for it by hand"
-        missing = f"Odoo logs in by password, OAuth needs a person's browser: {remedy}"
-        missing = "" if is_empty(provider.get("oauth")) else missing
-        problems.text(f"{where}.smtp.password", smtp.get("password"), missing=missing)
+        problems.text(f"{where}.smtp.password", smtp.get("password"))  # missing: told of the mailbox
+    if "oauth" in smtp:
+        if not is_empty(smtp.get("password")):
+            problems.add(f"{where}.smtp.password", "is given beside oauth: Odoo logs in by one of the two, remove one")
+        if smtp.get("tls") == "on_connect":
+            problems.add(f"{where}.smtp.tls", "Odoo's modules for OAuth take STARTTLS alone: leave tls and port out")
+        _sending_oauth_problems(problems, f"{where}.smtp.oauth", provider, smtp["oauth"])
+
+
+def _sending_oauth_problems(problems: Problems, where: str, provider: Mapping[str, Any], value: object) -> None:
+    """What keeps Odoo from sending by OAuth. What comes from the mailbox's and is missing there is told there."""
+    oauth = problems.dictionary(where, value, SENDING_OAUTH)
+    preset = provider.get("preset")
+    if oauth is None:
+        return
+    if preset not in PRESETS:
+        remedy = "give the preset, or instead of oauth a password, a relay's for instance, or smtp: false"
+        problems.add(where, f"Odoo sends by OAuth at Gmail and Microsoft 365 alone: {remedy}")
+        return
+    fetching = provider.get("oauth")
+    fetching = fetching if isinstance(fetching, Mapping) else {"grant": "client_credentials", "client_id": "none"}
+    required = ["client_id", *(["refresh_token"] if fetching.get("grant") != "client_credentials" else [])]
+    told = [key for key in required if is_empty(fetching.get(key))]
+    other = "or a password, a relay's for instance, or smtp: false"
+    for key, remedy in (
+        ("client_id", "give the application's id at the provider"),
+        ("client_secret", f"Odoo takes no application without one: give it, from Ansible Vault, {other}"),
+        ("refresh_token", f"Odoo sends by what a person's authorisation gave: give it, from Ansible Vault, {other}"),
+    ):
+        problems.text(f"{where}.{key}", oauth.get(key), missing="" if key in told else remedy)
+    url = problems.text(f"{where}.token_url", oauth.get("token_url"), _token_url_problem)
+    if preset == "gmail" and url not in {"", GMAIL_ENDPOINT}:
+        problems.add(f"{where}.token_url", f"Odoo's module Gmail asks {GMAIL_ENDPOINT} and no other: leave it out")
+    elif url and not url.endswith("/token"):
+        problems.add(f"{where}.token_url", f"{shown(url)} does not end in /token, where Odoo would ask: correct it")
 
 
 def _expected_dns_problems(problems: Problems, where: str, provider: Mapping[str, Any]) -> None:

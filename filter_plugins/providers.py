@@ -14,6 +14,8 @@ PORTS = {
     ("smtp", "on_connect"): 465,
     ("smtp", "starttls"): 587,
 }
+# What Odoo wants for sending by OAuth; scopes it knows itself.
+SENDING_OAUTH = ("token_url", "client_id", "client_secret", "refresh_token")
 
 # What each provider's documentation says. `dns` is what a domain's records look like there: where MX may point (a name,
 # or a suffix with its dot), what SPF includes, and the selectors that DKIM keys have unless somebody chose others.
@@ -87,14 +89,11 @@ def _filled(given: Mapping[str, Any]) -> dict[str, Any]:
     preset = PRESETS.get(named, {}) if isinstance(named, str) else {}
     protocol = "pop3" if "pop3" in given else "imap"
     filled: dict[str, Any] = {**given}
-    for kind in (protocol, "smtp"):
-        server = given.get(kind, {})
-        filled[kind] = _server(kind, preset.get(kind, {}), server) if isinstance(server, Mapping) else server
-    if isinstance(filled["smtp"], dict):
-        own = {key: given[key] for key in ("login", "password") if given.get(key)}
-        filled["smtp"] = {**own, **filled["smtp"]}
+    server = given.get(protocol, {})
+    filled[protocol] = _server(protocol, preset.get(protocol, {}), server) if isinstance(server, Mapping) else server
     if isinstance(given.get("oauth"), Mapping):
         filled["oauth"] = _oauth(preset, protocol, given)
+    filled["smtp"] = _smtp(preset, filled)
     if preset.get("recipient_header"):
         filled.setdefault("recipient_header", preset["recipient_header"])
     dns = given.get("dns", {})
@@ -108,6 +107,24 @@ def _server(kind: str, preset: Mapping[str, Any], given: Mapping[str, Any]) -> d
     if "port" not in given and ("tls" in given or "port" not in preset):
         server["port"] = PORTS.get((kind, str(server["tls"])))
     return server
+
+
+def _smtp(preset: Mapping[str, Any], provider: Mapping[str, Any]) -> object:
+    """Where Odoo sends: by its own password or OAuth, else by the mailbox's password, else by the mailbox's OAuth."""
+    given = provider.get("smtp", {})
+    if not isinstance(given, Mapping):
+        return given
+    inherited = ["login"] if "oauth" in given else ["login", "password"]
+    smtp = {**{key: provider[key] for key in inherited if provider.get(key)}, **given}
+    fetching = provider.get("oauth")
+    shared = {key: fetching[key] for key in SENDING_OAUTH if key in fetching} if isinstance(fetching, Mapping) else {}
+    if isinstance(given.get("oauth"), Mapping):
+        smtp["oauth"] = _oauth(preset, "smtp", {"login": smtp.get("login"), "oauth": {**shared, **given["oauth"]}})
+    elif shared and "oauth" not in given and not smtp.get("password"):
+        smtp["oauth"] = shared
+    # Odoo's modules for OAuth take STARTTLS alone.
+    preset_server = preset.get("smtp", {}) | ({"port": 587, "tls": "starttls"} if "oauth" in smtp else {})
+    return _server("smtp", preset_server, smtp)
 
 
 def _oauth(preset: Mapping[str, Any], protocol: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,9 +169,10 @@ def odoo_servers(
     """The mail servers that each database is told of, in the order of `databases`, the preferred one first.
 
     Each is {outgoing: {host, port, tls, login, password}, incoming: {type, host, port, login, password}, ours}; `tls`
-    is on_connect or starttls, `type` imap or pop, always with TLS on connect. Each of the two may be None: what Odoo
-    cannot do without a person's browser (OAuth), or not at all (STARTTLS for incoming mail). `passwords` are those of
-    the accounts on our own `hosts`, by database.
+    is on_connect or starttls, `type` imap or pop, always with TLS on connect. Instead of `password` the first may have
+    `oauth`: {service, client_id, client_secret, refresh_token, token_url}, `service` being the preset. Each of the two
+    may be None: outgoing where people set it up, incoming where nothing but fetch-and-route can fetch (OAuth,
+    STARTTLS). `passwords` are those of the accounts on our own `hosts`, by database.
     """
     return [
         [_provider_servers(_filled(database["provider"]))]
@@ -173,13 +191,20 @@ def _own_servers(host: str, database: str, password: str) -> dict[str, Any]:
     }
 
 
+def _outgoing(preset: str, smtp: Mapping[str, Any]) -> dict[str, Any]:
+    outgoing = {key: smtp[key] for key in ("host", "port", "tls", "login")}
+    if "oauth" not in smtp:
+        return outgoing | {"password": smtp["password"]}
+    return outgoing | {"oauth": {"service": preset} | {key: str(smtp["oauth"][key]).strip() for key in SENDING_OAUTH}}
+
+
 def _provider_servers(provider: Mapping[str, Any]) -> dict[str, Any]:
     smtp = provider["smtp"]
     protocol = "pop3" if "pop3" in provider else "imap"
     server = provider[protocol]
     tested = not provider.get("oauth") and server["tls"] == "on_connect"
     return {
-        "outgoing": {key: smtp[key] for key in ("host", "port", "tls", "login", "password")} if smtp else None,
+        "outgoing": _outgoing(str(provider.get("preset")), smtp) if smtp else None,
         "incoming": {
             "type": protocol.removesuffix("3"),
             "host": server["host"],

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.module_utils.basic import AnsibleModule
 
 if TYPE_CHECKING:
-    from module_utils import odoo_wanted
+    from module_utils import odoo_oauth, odoo_wanted
     from module_utils.odoo_gateway_key import KEY_MAKER, GatewayKey
     from module_utils.odoo_records import (
         BEFORE,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from module_utils.odoo_rpc import Odoo, OdooError
 else:
-    from ansible.module_utils import odoo_wanted
+    from ansible.module_utils import odoo_oauth, odoo_wanted
     from ansible.module_utils.odoo_gateway_key import KEY_MAKER, GatewayKey
     from ansible.module_utils.odoo_records import (
         BEFORE,
@@ -169,9 +170,15 @@ AT_ONCE = 8  # databases: of one Odoo with two workers each waits for three othe
 TEST_SECONDS = 150  # Odoo itself waits up to 60 s for each step of a connection
 
 
-def remedy(message: str, host: str, ours: bool = True) -> str:
+def remedy(message: str, host: str, ours: bool = True, oauth: bool = False) -> str:
     """What to do about Odoo's complaint about a mail host, of ours or a provider's."""
     text = message.lower()
+    if oauth and "httpsconnectionpool" in text:  # of Odoo's library for web requests: the endpoint for tokens
+        return "let Odoo's machine reach that over https and trust its authority, then restart Odoo"
+    if oauth and "access token" in text:
+        return "correct client_id and client_secret, or have a person authorise again and give the new refresh_token"
+    if oauth and ("authentic" in text or re.search(r"\b53[05]\b|\b5\.7\.", text)):
+        return f"have the login itself authorise, with the right to send, and allow it SMTP at {host}"
     if not ours:
         if "certificate" in text or "ssl" in text:
             return (
@@ -222,6 +229,7 @@ class Database:
         self.ours = all(pair["ours"] for pair in servers)
         self.outgoing: list[Item] = []
         self.incoming: list[Item] = []
+        self.granted: Item | None = None  # by which the refresh token that Odoo has is known again
 
     @property
     def changes(self) -> list[Change]:
@@ -352,19 +360,25 @@ class Database:
         outgoing, incoming = ([pair[way] for pair in self.servers if pair[way]] for way in ("outgoing", "incoming"))
         self.outgoing = odoo_wanted.outgoing_items(outgoing, self.names, self.features)
         self.incoming = odoo_wanted.incoming_items(incoming)
-        self.items += [*self.outgoing, *self.incoming]
+        settings: list[Item] = []
         server = self.settings.get("mass_mailing_server")
         if server:
-            account = next((known for known in outgoing if known["host"] == server["host"]), None)
+            account = next((one for one in outgoing if one["host"] == server["host"]), None)
             if not server.get("login") and not account:
                 text = f"{server['host']} is none of the mail hosts"
                 self.problem("mass_mailing_server.login", text, "give login and password at that server")
-            login = {key: (account or server).get(key) for key in ("login", "password")}
+            keys = ("login", "password") if server.get("password") else ("login", "password", "oauth")
+            login = {key: (account or server).get(key) for key in keys}
             items = odoo_wanted.mass_mailing_items({**login, **server}, self.names, self.features)
             self.outgoing.append(items[0])
-            self.items += items
-        for item in self.outgoing[-1:]:
-            self.records.read(item.model, [item.name for item in self.outgoing], list(item.wanted))
+            settings = items[1:]
+        if self.outgoing:
+            wanted = sorted({field for item in self.outgoing for field in item.wanted})
+            self.records.read("ir.mail_server", [item.name for item in self.outgoing], wanted)
+        for known in outgoing:
+            if known.get("oauth"):
+                self._read_oauth(known["login"], known["oauth"])
+        self.items += [*self.outgoing, *([self.granted] if self.granted else []), *self.incoming, *settings]
         if not self.features.has("fetchmail.server", "server_type"):
             return
         for item in self.incoming[-1:]:
@@ -380,6 +394,38 @@ class Database:
                 Item(f"incoming server {row['name']}", item.model, by_id(row), {"active": False}) for row in others
             ]
         self._check_filters()
+
+    def _read_oauth(self, login: str, oauth: Record) -> None:
+        """What an outgoing server by OAuth takes besides: Odoo's module, and the parameters of the application."""
+        service = odoo_oauth.SERVICES[oauth["service"]]
+        if not self.features.has("ir.mail_server", service.refresh_token):
+            text = f"this Odoo {self.features.major} does not send by OAuth"
+            cure = f"install its module {service.module} ({service.prefix}), which early builds of 14 lack"
+            self.problem("provider.oauth", text, f"{cure}, or give smtp a password, a relay's for instance")
+            return
+        self._check_application(service, oauth["client_id"])
+        self.items += [odoo_wanted.parameter(key, value) for key, value in service.parameters(oauth).items()]
+        granted = odoo_oauth.digest(login, oauth)
+        if self.records.parameter(odoo_oauth.GRANTED) == granted:
+            found = self.records.found
+            self.outgoing = [
+                odoo_oauth.as_granted(item, service, found.get((item.model, item.name))) for item in self.outgoing
+            ]
+        self.granted = odoo_wanted.parameter(odoo_oauth.GRANTED, granted, ours=True)
+
+    def _check_application(self, service: odoo_oauth.Service, client_id: str) -> None:
+        """Odoo knows one application, and servers that others have connected by another would be cut off."""
+        today = self.records.parameter(f"{service.prefix}_client_id")
+        if today in {"", client_id}:
+            return
+        ours = [item.name for item in self.outgoing]
+        connected: list[Any] = [["active", "=", True], [service.refresh_token, "!=", False]]
+        for model, kind in (("ir.mail_server", "outgoing"), ("fetchmail.server", "incoming")):
+            there = self.features.has(model, service.refresh_token)
+            for row in self.odoo.search_read(model, connected, ["name"]) if there else []:
+                if row["name"] not in ours:
+                    text = f"it is connected by the application {today}, and Odoo can have one only"
+                    self.problem(f"{kind} server {row['name']}", text, "authorise by that one, or archive it in Odoo")
 
     def _check_filters(self) -> None:
         """An outgoing server for a single address of ours takes its mail from ours, and with it the bounce address."""
@@ -498,6 +544,8 @@ class Database:
             self._refused(error)
             return
         for item in self.items:
+            if item is self.granted and self.problems:
+                continue  # the next run gives the token again
             if self.check_mode or not self.records.waits(item):  # what it waits for has its own line
                 try:
                     self.records.ensure(item)
@@ -642,9 +690,8 @@ class Database:
                 text = f"no answer to Odoo's {button} of {host}: {error}"
                 raise OdooError(text, error.cure, error.at) from error
             self.tests[kind] = "failed"
-            self.problem(
-                f"{server} server {host}", f"Odoo's {button} says: {error}", remedy(str(error), host, self.ours)
-            )
+            cure = remedy(str(error), host, self.ours, oauth=kind == "smtp" and self.granted is not None)
+            self.problem(f"{server} server {host}", f"Odoo's {button} says: {error}", cure)
         else:
             if self.tests[kind] == "skipped":
                 self.tests[kind] = "passed"

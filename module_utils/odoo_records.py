@@ -23,7 +23,8 @@ else:
 
 BEFORE = "mailroom.before"  # system parameter with the notes
 MASK = "********"
-SECRET_FIELDS = ("smtp_pass", "password")
+SECRET_FIELDS = ("smtp_pass", "password", "google_gmail_refresh_token", "microsoft_outlook_refresh_token")
+SECRET_PARAMETERS = ("parameter google_gmail_client_secret", "parameter microsoft_outlook_client_secret")
 RUNS = "ir.cron"  # a scheduled action cannot be changed while it runs (odoo/addons/base/models/ir_cron.py, write)
 TRIES, PAUSE = 20, 1.0  # so that is tried again, after so many seconds
 # What a record is found by; by its name where nothing is said.
@@ -67,6 +68,10 @@ class Item:
     name: str
     wanted: Record
     ours: bool = False
+
+    def show(self, field: str, value: Any, boolean: bool = False) -> str:
+        """A value of one of its fields for people."""
+        return show("password" if self.what in SECRET_PARAMETERS else field, value, boolean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,7 +286,7 @@ class Records:
         for field, value in differing.items():
             # Groups bring the groups they imply.
             if not isinstance(value, list) and plain(kept[field]) != plain(self.resolve(value)):
-                self.unkept.append((f"{item.what}.{field}", show(field, kept[field])))
+                self.unkept.append((f"{item.what}.{field}", item.show(field, kept[field])))
 
     def _write(self, model: str, identity: int, values: Record) -> None:
         for left in reversed(range(TRIES if model == RUNS else 1)):
@@ -300,11 +305,11 @@ class Records:
         if item.name == BEFORE:
             return  # what it holds are the changes told after it
         for field, value in differing.items():
-            if record is None and value is False:
+            if record is None and not value:
                 continue
             boolean = isinstance(value, bool) and (record is None or isinstance(record[field], bool))
-            before = "none" if record is None else show(field, record[field], boolean)
-            self.changes.append(Change(f"{self.where}.{item.what}.{field}", before, show(field, value, boolean)))
+            before = "none" if record is None else item.show(field, record[field], boolean)
+            self.changes.append(Change(f"{self.where}.{item.what}.{field}", before, item.show(field, value, boolean)))
 
     def remove(self, what: str, model: str, identity: int) -> None:
         """Remove a record. Raises Refused when Odoo refuses that."""

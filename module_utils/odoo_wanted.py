@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from module_utils import odoo_oauth
     from module_utils.odoo_records import Item, Record, Ref, show, signed
 else:
+    from ansible.module_utils import odoo_oauth
     from ansible.module_utils.odoo_records import Item, Record, Ref, show, signed
 
 GATEWAY = "Mailroom gateway"  # the server action and its group
@@ -34,8 +36,8 @@ FEATURES = {
     "mail.alias.domain": ["catchall_alias"],
     "mail.gateway.allowed": ["email"],
     "mailing.mailing": ["mail_server_id"],
-    "fetchmail.server": ["server_type"],
-    "ir.mail_server": ["from_filter", "smtp_authentication", "owner_user_id"],
+    "fetchmail.server": ["server_type", *odoo_oauth.TOKENS],
+    "ir.mail_server": ["from_filter", "smtp_authentication", "owner_user_id", *odoo_oauth.FIELDS],
     "ir.actions.server": ["group_ids", "groups_id"],
     "res.users": ["group_ids", "groups_id"],
     "res.users.apikeys": ["expiration_date"],
@@ -71,6 +73,7 @@ PARAMETER_KEYS = (
     ALLOWED_DOMAINS,
     MASS_MAILING_SWITCH,
     MASS_MAILING_SERVER,
+    *odoo_oauth.PARAMETER_KEYS,
 )
 
 
@@ -85,6 +88,10 @@ class Features:
     def has(self, model: str, field: str) -> bool:
         """Whether the model has the field."""
         return (model, field) in self.fields
+
+    def of(self, model: str) -> frozenset[str]:
+        """The fields of the model."""
+        return frozenset(field for name, field in self.fields if name == model)
 
     @property
     def json2(self) -> bool:
@@ -216,8 +223,9 @@ def single_addresses(from_filter: str, domains: Sequence[str]) -> list[str]:
 
 
 def outgoing(name: str, host: str, domains: Sequence[str], login: Record, features: Features) -> dict[str, Any]:
-    """An outgoing server (ir.mail_server); `login` may have port, tls, login and password."""
-    starttls = login.get("tls") == "starttls"
+    """An outgoing server (ir.mail_server); `login` may have port, tls, login, and password or oauth."""
+    oauth = login.get("oauth") or {}
+    starttls = bool(oauth) or login.get("tls") == "starttls"
     values: dict[str, Any] = {
         "name": name,
         "active": True,
@@ -225,10 +233,9 @@ def outgoing(name: str, host: str, domains: Sequence[str], login: Record, featur
         "smtp_port": login.get("port") or (587 if starttls else 465),
         "smtp_encryption": features.encryption("starttls" if starttls else "ssl"),
         "smtp_user": login["login"],
-        "smtp_pass": login["password"],
+        "smtp_pass": login.get("password"),
     }
-    if features.has("ir.mail_server", "smtp_authentication"):
-        values["smtp_authentication"] = "login"
+    values |= odoo_oauth.authentication(oauth, features.of("ir.mail_server"))
     if features.has("ir.mail_server", "from_filter"):
         # The envelope sender is the bounce address only where this filter matches it, so domains, not addresses.
         values["from_filter"] = ",".join(domains if features.alias_domains else domains[:1])
@@ -236,7 +243,7 @@ def outgoing(name: str, host: str, domains: Sequence[str], login: Record, featur
 
 
 def outgoing_items(servers: Sequence[Record], domains: Sequence[str], features: Features) -> list[Item]:
-    """The outgoing servers (ir.mail_server), the preferred one first; each has host, port, tls, login and password."""
+    """The outgoing servers (ir.mail_server), the preferred one first; each as for outgoing, with its host."""
     items = []
     for number, server in enumerate(servers, start=1):
         host, name = server["host"], f"Mailroom {server['host']}"
@@ -266,7 +273,7 @@ def incoming_items(servers: Sequence[Record]) -> list[Item]:
 
 
 def mass_mailing_items(server: Record, domains: Sequence[str], features: Features) -> list[Item]:
-    """The outgoing server for mass mailings alone, with host, login and password, and the settings that name it."""
+    """The outgoing server for mass mailings alone, as for outgoing_items, and the settings that name it."""
     # Last, so that no other mail takes it: Odoo takes the first that matches the sender.
     values = {"sequence": 1000} | outgoing(MASS_MAILING, server["host"], domains, server, features)
     return [

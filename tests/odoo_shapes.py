@@ -83,6 +83,16 @@ BASE: Fields = {
 # An app that not every Odoo has, and not the test hosts'.
 MASS_MAILING: Fields = {"mailing.mailing": {"mail_server_id": "many2one"}}
 
+# Odoo's modules Gmail and Outlook, which 19 installs by itself, and early builds of 14 lack. Up to 15 they are switched
+# on by a field of their own, and fetching is up to two more modules.
+TOKENS = {
+    f"{service}_{name}": kind
+    for service in ("google_gmail", "microsoft_outlook")
+    for name, kind in (("refresh_token", "char"), ("access_token", "char"), ("access_token_expiration", "integer"))
+}
+SWITCHES = {"use_google_gmail_service": "boolean", "use_microsoft_outlook_service": "boolean"}
+BY_TOKEN = {("ir.mail_server", "smtp_authentication"): frozenset({"gmail", "outlook"})}
+
 # Values of selections that are written or compared; there may be more.
 CHOICES: Mapping[tuple[str, str], frozenset[str]] = {
     ("ir.mail_server", "smtp_encryption"): frozenset({"none", "starttls", "ssl"}),
@@ -140,13 +150,13 @@ STEPS: Mapping[str, Step] = {
     ),
     "19": Step(
         adds={
-            "ir.mail_server": {"owner_user_id": "many2one"},
-            "fetchmail.server": {"error_date": "datetime", "error_message": "text"},
+            "ir.mail_server": {"owner_user_id": "many2one", **TOKENS},
+            "fetchmail.server": {"error_date": "datetime", "error_message": "text", **TOKENS},
             "ir.actions.server": {"group_ids": "many2many"},
             "res.users": {"group_ids": "many2many"},
         },
         drops={"ir.actions.server": ("groups_id",), "res.users": ("groups_id",)},
-        choices={("ir.mail_server", "smtp_encryption"): frozenset({"starttls_strict", "ssl_strict"})},
+        choices={("ir.mail_server", "smtp_encryption"): frozenset({"starttls_strict", "ssl_strict"}), **BY_TOKEN},
         json2=True,
     ),
 }
@@ -168,7 +178,16 @@ class Shape:
 
     def including(self, app: Fields) -> Shape:
         """This version where one more app is installed."""
-        return replace(self, fields={**self.fields, **app})
+        added = {model: {**self.fields.get(model, {}), **fields} for model, fields in app.items()}
+        return replace(self, fields={**self.fields, **added})
+
+    def including_oauth(self) -> Shape:
+        """This version where Odoo's modules Gmail and Outlook are installed."""
+        if self.major < 16:
+            return self.including({"ir.mail_server": {**TOKENS, **SWITCHES}})
+        ((place, more),) = BY_TOKEN.items()
+        installed = self.including({"ir.mail_server": TOKENS, "fetchmail.server": TOKENS})
+        return replace(installed, choices={**self.choices, place: self.choices[place] | more})
 
 
 @functools.cache

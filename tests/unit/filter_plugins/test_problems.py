@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from filter_plugins import providers
 from filter_plugins.problems import (
+    GMAIL_ENDPOINT,
     PRESETS,
+    SENDING_OAUTH,
     FilterModule,
     address_problem,
     askable_databases,
@@ -844,7 +846,8 @@ def test_a_host_that_only_routes_is_asked_for_little() -> None:
 
 
 GMAIL = {"preset": "gmail", "login": "odoo@example.com", "password": "app-word"}
-GRANTED = {"client_id": "me", "refresh_token": "granted"}
+APPLICATION = {"client_id": "me", "client_secret": "app-word", "grant": "client_credentials"}
+GRANTED = {"client_id": "me", "client_secret": "app-word", "refresh_token": "granted"}
 
 
 def provider_problems(provider: Any, **changes: Any) -> list[str]:
@@ -859,6 +862,15 @@ def provider_problems(provider: Any, **changes: Any) -> list[str]:
         GMAIL,
         {**GMAIL, "oauth": GRANTED},
         {**GMAIL, "smtp": {"host": "smtp-relay.gmail.com", "tls": "starttls"}},
+        {"preset": "gmail", "login": "odoo@example.com", "oauth": GRANTED},
+        {**GMAIL, "smtp": {"oauth": GRANTED}},
+        {"preset": "microsoft365", "login": "odoo@example.com", "oauth": GRANTED},
+        {
+            "preset": "microsoft365",
+            "login": "o@example.com",
+            "oauth": APPLICATION,
+            "smtp": {"oauth": {"refresh_token": "x"}},
+        },
         {"preset": "gmail", "login": "odoo@example.com", "oauth": GRANTED, "smtp": False},
         {"preset": "microsoft365", "login": "odoo@example.com", "oauth": GRANTED, "password": "for-smtp"},
         {"preset": "microsoft365", "login": "catchall@example.com", "oauth": GRANTED, "smtp": False, "pop3": {}},
@@ -896,9 +908,29 @@ def test_a_sound_provider_has_no_problem(provider: dict[str, Any]) -> None:
         ({"preset": "microsoft365"}, ".oauth: is missing: Microsoft takes no passwords over IMAP and POP3"),
         ({"oauth": {"client_id": "me"}}, ".oauth.refresh_token: is missing"),
         (
-            {"oauth": GRANTED, "password": None},
-            ".smtp.password: is missing: Odoo logs in by password, OAuth needs a person's browser: give one (an app "
-            "password, or a relay's), or smtp: false and connect Odoo's module for it by hand",
+            {"oauth": {**GRANTED, "client_secret": ""}, "password": None},
+            ".smtp.oauth.client_secret: is missing: Odoo takes no application without one",
+        ),
+        (
+            {"oauth": APPLICATION, "password": None},
+            ".smtp.oauth.refresh_token: is missing: Odoo sends by what a person's authorisation gave",
+        ),
+        ({"smtp": {"oauth": {"refresh_token": "granted"}}}, ".smtp.oauth.client_id: is missing"),
+        ({"smtp": {"oauth": None}}, ".smtp.oauth: is nothing, not a dictionary: give token_url"),
+        ({"smtp": {"oauth": {**GRANTED, "scope": "x"}}}, ".smtp.oauth: has no 'scope': it has token_url"),
+        (
+            {"smtp": {"oauth": GRANTED, "password": "app-word"}},
+            ".smtp.password: is given beside oauth: Odoo logs in by one of the two, remove one",
+        ),
+        ({"smtp": {"oauth": GRANTED, "tls": "on_connect"}}, ".smtp.tls: Odoo's modules for OAuth take STARTTLS alone"),
+        ({"preset": None, "smtp": {"oauth": GRANTED}}, ".smtp.oauth: Odoo sends by OAuth at Gmail and Microsoft 365"),
+        (
+            {"smtp": {"oauth": {**GRANTED, "token_url": "https://x.example/token"}}},
+            ".smtp.oauth.token_url: Odoo's module Gmail asks https://oauth2.googleapis.com/token and no other",
+        ),
+        (
+            {"preset": "microsoft365", "smtp": {"oauth": {**GRANTED, "token_url": "https://x.example/t"}}},
+            ".smtp.oauth.token_url: 'https://x.example/t' does not end in /token",
         ),
         ({"ca_file": "ca.pem"}, ".ca_file: 'ca.pem' is a relative path"),
         ({"recipient_header": "To: x"}, ".recipient_header: 'To: x' is no name of a header"),
@@ -941,6 +973,8 @@ def test_a_provider_is_for_all_databases_or_for_none() -> None:
 
 def test_every_preset_is_known() -> None:
     assert set(PRESETS) == set(providers.PRESETS)
+    assert SENDING_OAUTH == providers.SENDING_OAUTH
+    assert providers.PRESETS["gmail"]["oauth"]["token_url"] == GMAIL_ENDPOINT
 
 
 def test_a_port_counts_only_where_it_is_used() -> None:

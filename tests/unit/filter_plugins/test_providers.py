@@ -125,6 +125,58 @@ def test_odoo_is_told_of_a_provider_s_servers() -> None:
     assert pop["incoming"]["type"] == "pop"
 
 
+SENDING = {"client_id": "me", "client_secret": "hush", "refresh_token": "granted"}
+
+
+def test_one_authorisation_serves_both_ways() -> None:
+    one = database({"preset": "microsoft365", "login": "odoo@example.com", "oauth": SENDING})
+    ((server,),) = odoo_servers([one], [], {})
+    token_url = "https://login.microsoftonline.com/example.com/oauth2/v2.0/token"
+    assert server["outgoing"] == {
+        "host": "smtp.office365.com",
+        "port": 587,
+        "tls": "starttls",
+        "login": "odoo@example.com",
+        "oauth": {**SENDING, "service": "microsoft365", "token_url": token_url},
+    }
+    (mailbox,) = provider_mailboxes([one])
+    assert mailbox["oauth"].items() >= {**SENDING, "token_url": token_url}.items()
+    assert odoo_servers(with_presets([one]), [], {}) == [[server]]  # type: ignore[arg-type]
+
+
+def test_odoo_sends_by_starttls_where_it_sends_by_oauth() -> None:
+    smtp = filled({"preset": "gmail", "login": "odoo@example.com", "oauth": SENDING})["smtp"]
+    assert (smtp["host"], smtp["port"], smtp["tls"]) == ("smtp.gmail.com", 587, "starttls")
+
+
+@pytest.mark.parametrize(
+    ("more", "by"),
+    [
+        ({}, "granted"),
+        ({"password": "app"}, "app"),
+        ({"smtp": {"password": "relay"}}, "relay"),
+        ({"smtp": {"oauth": {"refresh_token": "sending"}}}, "sending"),
+        ({"password": "app", "smtp": {"oauth": {"refresh_token": "sending"}}}, "sending"),
+    ],
+)
+def test_a_password_goes_before_the_mailbox_s_authorisation_and_smtp_s_own_before_both(
+    more: dict[str, Any], by: str
+) -> None:
+    ((server,),) = odoo_servers([database({**GMAIL, "password": "", "oauth": SENDING, **more})], [], {})
+    outgoing = server["outgoing"]
+    assert (outgoing.get("password") or outgoing["oauth"]["refresh_token"]) == by
+    assert ("oauth" in outgoing) != ("password" in outgoing)
+
+
+def test_odoo_may_have_an_authorisation_where_the_mailbox_has_the_application_s_right() -> None:
+    application = {"client_id": "me", "client_secret": "hush", "grant": "client_credentials"}
+    smtp = {"oauth": {"refresh_token": "sending"}}
+    one = database({"preset": "microsoft365", "login": "odoo@example.com", "oauth": application, "smtp": smtp})
+    ((server,),) = odoo_servers([one], [], {})
+    assert server["outgoing"]["oauth"]["client_secret"] == "hush"
+    assert "refresh_token" not in provider_mailboxes([one])[0]["oauth"]
+
+
 def test_odoo_is_not_told_of_what_it_cannot_do() -> None:
     ((server,),) = odoo_servers([database(MICROSOFT)], [], {})
     assert (server["outgoing"], server["incoming"]) == (None, None)
@@ -160,7 +212,9 @@ VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=2)
         | st.dictionaries(
-            st.sampled_from([*PRESETS["gmail"], "provider", "preset", "login", "pop3", "port", "tls", "token_url"]),
+            st.sampled_from(
+                [*PRESETS["gmail"], "grant", "provider", "preset", "login", "pop3", "port", "tls", "token_url"]
+            ),
             inner,
         )
     ),

@@ -205,6 +205,20 @@ class FakeOdoo:
             else:
                 record[field] = value
 
+        if model == "ir.mail_server" and self.by_token(record):
+            # google_gmail and microsoft_outlook, models/ir_mail_server.py, _check_use_..._service
+            fine = not record.get("smtp_pass") and record["smtp_encryption"] == "starttls" and record.get("smtp_user")
+            if not fine:
+                raise xmlrpc.client.Fault(2, "Please leave the password field empty; use STARTTLS; fill in Username")
+
+    @staticmethod
+    def by_token(record: dict[str, Any]) -> str:
+        """Whose module a server logs in by."""
+        switches = {"use_google_gmail_service": "gmail", "use_microsoft_outlook_service": "outlook"}
+        chosen = [name for switch, name in switches.items() if record.get(switch)]
+        authentication = str(record.get("smtp_authentication"))
+        return "".join(chosen) or (authentication if authentication in switches.values() else "")
+
     def run(self, identity: int) -> dict[str, Any]:
         code = self.models["ir.actions.server"][identity]["code"]
         if "_generate(" in code:
@@ -290,6 +304,10 @@ class Lab:
         if hasattr(database, "odoo"):
             database.odoo.close()
         return database
+
+    def install_oauth(self) -> None:
+        """Odoo's modules Gmail and Outlook are there, too."""
+        self.odoo.shape = self.odoo.shape.including_oauth()
 
     def install_mass_mailing(self) -> None:
         """Odoo's app Email Marketing is there, too."""
@@ -1095,6 +1113,167 @@ def test_a_provider_s_servers_are_set_up_like_ours(make_lab: MakeLab, version: s
     }
     assert (incoming["server"], incoming["port"], incoming["active"]) == ("imap.gmail.com", 993, False)
     assert lab.lines() == []
+
+
+# Sending by OAuth
+
+OAUTH = {"client_id": "me", "client_secret": "hush", "refresh_token": "granted"}
+BY_OAUTH = pytest.mark.parametrize("version", [version for version in odoo_shapes.VERSIONS if version != "14"])
+
+
+def at(preset: str, **more: Any) -> dict[str, Any]:
+    return {"provider": {"preset": preset, "login": "odoo@example.com", "oauth": {**OAUTH, **more}}}
+
+
+@BY_OAUTH
+@pytest.mark.parametrize(("preset", "prefix"), [("gmail", "google_gmail"), ("microsoft365", "microsoft_outlook")])
+def test_odoo_sends_by_oauth(make_lab: MakeLab, version: str, preset: str, prefix: str) -> None:
+    lab = make_lab(version)
+    lab.install_oauth()
+    lab.more = at(preset)
+    first = lab.run()
+    assert first.problems == []
+    assert first.tests == {"smtp": "passed", "imap": "skipped"}
+    server = lab.odoo.one("ir.mail_server")
+    assert server.items() >= {f"{prefix}_refresh_token": "granted", f"{prefix}_access_token_expiration": 0}.items()
+    assert (server["smtp_port"], server["smtp_encryption"], server["smtp_pass"]) == (587, "starttls", False)
+    assert lab.odoo.by_token(server) == ("gmail" if preset == "gmail" else "outlook")
+    endpoint = {"microsoft_outlook.endpoint": "https://login.microsoftonline.com/example.com/oauth2/v2.0/"}
+    assert (
+        lab.parameters().items()
+        >= {
+            f"{prefix}_client_id": "me",
+            f"{prefix}_client_secret": "hush",
+            **(endpoint if preset == "microsoft365" else {}),
+        }.items()
+    )
+
+    server |= {
+        f"{prefix}_refresh_token": "renewed",
+        f"{prefix}_access_token": "a",
+        f"{prefix}_access_token_expiration": 9,
+    }
+
+    second = lab.run()
+    assert (second.problems, second.changes, lab.odoo.writes) == ([], [], [])
+
+
+@pytest.mark.parametrize("change", [{"refresh_token": "again"}, {"client_id": "other", "refresh_token": "again"}])
+def test_who_authorises_again_is_heard(lab: Lab, change: dict[str, str]) -> None:
+    lab.more = at("microsoft365")
+    lab.settle()
+    lab.odoo.one("ir.mail_server")["microsoft_outlook_access_token_expiration"] = 9
+    lab.more = at("microsoft365", **change)
+    assert lab.lines(check_mode=True) == lab.lines()
+    server = lab.odoo.one("ir.mail_server")
+    assert server["microsoft_outlook_refresh_token"] == "again"
+    assert server["microsoft_outlook_access_token_expiration"] == 0  # the former token's access token is not used
+    assert lab.lines() == []
+
+
+def test_a_token_that_is_gone_is_given_again(lab: Lab) -> None:
+    lab.more = at("gmail")
+    lab.settle()
+    lab.odoo.one("ir.mail_server")["google_gmail_refresh_token"] = False
+    assert lab.lines() == [
+        "odoo_databases[prod].outgoing server smtp.gmail.com.google_gmail_refresh_token: none -> ********"
+    ]
+
+
+def test_a_token_that_odoo_did_not_take_is_given_again(lab: Lab) -> None:
+    lab.more = at("gmail")
+    lab.settle()
+    lab.more = at("gmail", refresh_token="again")
+    lab.odoo.complaints["ir.mail_server"] = "The server is going down"
+    assert len(lab.run().problems) == 1
+    lab.odoo.complaints.clear()
+    assert lab.run().problems == []
+    assert lab.odoo.one("ir.mail_server")["google_gmail_refresh_token"] == "again"
+
+
+@BY_OAUTH
+def test_a_password_takes_the_place_of_oauth(make_lab: MakeLab, version: str) -> None:
+    lab = make_lab(version)
+    lab.install_oauth()
+    lab.more = at("gmail")
+    lab.settle()
+    lab.more["provider"]["smtp"] = {"password": "app"}
+    lab.settle()
+    server = lab.odoo.one("ir.mail_server")
+    assert (server["smtp_pass"], server["google_gmail_refresh_token"]) == ("app", False)
+    assert lab.odoo.by_token(server) == ""
+    assert lab.lines() == []
+
+
+def test_a_server_for_mass_mailings_at_the_same_host_has_the_same_token(lab: Lab) -> None:
+    lab.install_mass_mailing()
+    lab.more = at("gmail")
+    lab.settle()
+    lab.more |= {"mass_mailing_server": {"host": "smtp.gmail.com"}}
+    lab.settle()
+    assert [row["google_gmail_refresh_token"] for row in lab.odoo.records("ir.mail_server")] == ["granted"] * 2
+    assert lab.lines() == []
+    lab.more["mass_mailing_server"] |= {"login": "news@example.com", "password": "app"}
+    lab.settle()
+    assert [lab.odoo.by_token(row) for row in lab.odoo.records("ir.mail_server")] == ["gmail", ""]
+    assert [row["google_gmail_refresh_token"] for row in lab.odoo.records("ir.mail_server")] == ["granted", False]
+    assert lab.lines() == []
+
+
+@pytest.mark.parametrize("version", ["14", "14-late", "16"])
+def test_an_odoo_without_the_module_is_told_before_anything_is_changed(make_lab: MakeLab, version: str) -> None:
+    lab = make_lab(version)
+    lab.more = at("microsoft365")
+    assert lab.run().problems == [
+        f"odoo_databases[prod].provider.oauth: this Odoo {lab.odoo.major} does not send by OAuth: install its module "
+        "Outlook (microsoft_outlook), which early builds of 14 lack, or give smtp a password, a relay's for instance"
+    ]
+    assert lab.odoo.writes == []
+
+
+def test_servers_that_others_have_connected_keep_their_application(lab: Lab) -> None:
+    lab.odoo.create("ir.config_parameter", {"key": "google_gmail_client_id", "value": "theirs"})
+    values = {"name": "Anna", "smtp_user": "a@example.com", "smtp_encryption": "starttls"}
+    lab.odoo.create("ir.mail_server", {**values, "google_gmail_refresh_token": "x"})
+    lab.more = at("gmail")
+    assert lab.run().problems == [
+        "odoo_databases[prod].outgoing server Anna: it is connected by the application theirs, and Odoo can have one "
+        "only: authorise by that one, or archive it in Odoo"
+    ]
+    assert lab.odoo.writes == []
+    lab.odoo.one("ir.mail_server")["active"] = False
+    lab.settle()
+
+
+@BY_OAUTH
+def test_removal_gives_back_the_application_of_before(make_lab: MakeLab, version: str) -> None:
+    lab = make_lab(version)
+    lab.install_oauth()
+    lab.odoo.create("ir.config_parameter", {"key": "microsoft_outlook_client_secret", "value": "former-hush"})
+    before = snapshot(lab.odoo)
+    lab.more = at("microsoft365")
+    told = lab.lines()
+    foretold = lab.lines(check_mode=True, remove=True)
+    assert lab.lines(remove=True) == foretold
+    assert snapshot(lab.odoo) == before
+    text = "".join(told + foretold)
+    assert not [secret for secret in ("hush", "granted") if secret in text.replace("oauth_granted", "")]
+    assert "parameter microsoft_outlook_client_secret.value: ******** -> ********" in text
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("An error occurred when fetching the access token. AADSTS700082: expired", "have a person authorise again"),
+        ("refused the sender address (a@example.com) with error b'5.7.57 Client not authenticated'", "right to send"),
+        ("refused the sender address (a@example.com) with error b'5.5.1 Authentication Required'", "right to send"),
+        ("Server replied with following exception: (535, b'5.7.3')", "right to send"),
+        ("HTTPSConnectionPool(host='x', port=443): certificate verify failed", "reach that over https and trust its"),
+        ("No response received.", "see whether smtp.example is the provider's server"),
+    ],
+)
+def test_a_complaint_about_oauth_has_its_remedy(said: str, advice: str) -> None:
+    assert advice in remedy(said, "smtp.example", ours=False, oauth=True)
 
 
 def test_what_takes_a_browser_is_left_to_people(lab: Lab) -> None:
