@@ -16,11 +16,14 @@ ROLES = Path(__file__).resolve().parent.parent / "roles"
 ELSEWHERE = re.compile(r"acme_.*|certificate_.*|postfix_dnsbl_sites|unbound_forwarders|unbound_trust_anchors")
 BOOLEANS = ("yes", "no", "on", "off", "true", "false", "y", "n", "t", "f", "1", "0")  # as Ansible takes them
 POSTFIX_TIME = r"[0-9]+[smhdw]?"  # postconf(5), "time units"
+# systemd.time(7), "Parsing Time Spans"; not nothing, or the timer would fire without end.
+SYSTEMD_TIME = r"(?=.*[1-9])([0-9]+ ?(s|sec|seconds?|m|min|minutes?|h|hr|hours?|d|days?)? ?)+"
 # What the service would refuse, or take for something else.
 SHAPES = {
     "postfix_queue_lifetime": (POSTFIX_TIME, "is no time: write a number and s, m, h, d or w, such as 3d"),
     "postfix_greet_wait": (POSTFIX_TIME, "is no time: write a number and s, m, h, d or w, such as 2s"),
     "postfix_milters": (r"(inet|unix):[^\s,]+", "is no milter: write inet:host:port or unix:path"),
+    "fetch_and_route_interval": (SYSTEMD_TIME, "is no time to wait: write one as systemd has it, such as 5min"),
     "fail2ban_find_time": (r"([0-9]+[smhdw]? ?)+", "is no time: write a number and s, m, h, d or w, such as 10m"),
     "fail2ban_ban_time": (r"([0-9]+[smhdw]? ?)+|-1", "is no time: write a number and s, m, h, d or w, such as 1h"),
     "fail2ban_never_ban": (r"[0-9a-zA-Z.:/_-]+", "is no address, network or host name"),
@@ -40,8 +43,12 @@ NUMBERS = {
     "dovecot_reports_days": (1, 36500),
     "dovecot_connections_per_address": (1, 10**5),
     "fail2ban_tries": (1, 10**5),
+    "fetch_and_route_attempts": (1, 10**5),
+    "fetch_and_route_concurrency": (1, 100),
     "mta_sts_max_age": (86400, 31557600),
     "nftables_ports": (1, 65535),
+    "odoo_mail_timeout": (1, 3600),
+    "preflight_timeout": (1, 3600),
     "nftables_extra_ports": (1, 65535),
     "nftables_ssh_ports": (1, 65535),
     "rspamd_reject_score": (1, 10**6),
