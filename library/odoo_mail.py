@@ -479,16 +479,19 @@ class Database:
         )
 
     def _read_aliases(self) -> None:
-        """Find the owner of every business alias; it must be there, once, and the alias nobody else's."""
+        """Find the owner of every business alias; it must be there, once, and no name of ours somebody else's alias."""
         wanted: dict[str, list[tuple[str, Record]]] = {}
         for domain in self.settings["domains"]:
             for alias in domain.get("aliases") or []:
                 wanted.setdefault(alias["model"], []).append((domain["name"], alias))
-        if not wanted:
-            return
-        names = sorted({alias["name"] for aliases in wanted.values() for _, alias in aliases})
+        names = {alias["name"] for aliases in wanted.values() for _, alias in aliases}
+        names |= {domain[key] for domain in self.domains for key in ("catchall_alias", "bounce_alias")}
         fields = ["alias_name", *(["alias_domain_id"] if self.features.alias_domains else [])]
-        taken = self.odoo.search_read("mail.alias", [["alias_name", "in", names]], [*fields, "display_name"])
+        taken = self.odoo.search_read("mail.alias", [["alias_name", "in", sorted(names)]], fields)
+        for domain in self.domains:
+            for key in ("catchall", "bounce"):
+                place = f"domains[{domain['name']}].{key}"
+                self._check_taken(place, domain["name"], domain[f"{key}_alias"], 0, taken)
         for model, aliases in wanted.items():
             try:
                 records = self.odoo.search_read(
@@ -526,12 +529,17 @@ class Database:
             # mail.alias, _check_alias_domain_id_mc
             text = f"{alias['record']!r} is the company {company}'s, whose domain is {own_domain}"
             self.problem(place, text, f"list the alias there, or the company under companies of {domain}")
-        own = plain(owners[0]["alias_id"])
+        self._check_taken(place, domain, alias["name"], plain(owners[0]["alias_id"]), taken)
+
+    def _check_taken(self, place: str, domain: str, name: str, own: int, taken: Sequence[Record]) -> None:
+        """Whether a name in a domain is the alias of another record than the one with the alias `own`."""
+        # The first domain that there ever is gets all aliases that have none (mail.alias.domain.create).
+        first = "" if any(model == "mail.alias.domain" for model, _ in self.records.found) else self.names[0]
         for other in taken:
-            same = other["alias_name"] == alias["name"] and other["id"] != own
-            elsewhere = self.features.alias_domains and show("", other["alias_domain_id"]) != domain
-            if same and not elsewhere:
-                text = f"the alias belongs to another record already (mail.alias {other['id']})"
+            itself = other["alias_name"] != name or other["id"] == own
+            link = other.get("alias_domain_id")
+            if not itself and (not self.features.alias_domains or (show("", link) if link else first) == domain):
+                text = f"another record has this alias already (mail.alias {other['id']})"
                 self.problem(place, text, "take it away there in Odoo, or choose another name")
 
     # Changing

@@ -968,9 +968,30 @@ def test_all_that_can_be_seen_beforehand_is_said_before_anything_is_changed(lab:
         f"{place}.aliases[sales].record: Odoo has no crm.team named 'Nobody': make it in Odoo, or correct it",
         f"{place}.aliases[jobs].model: records of hr.job cannot own an alias here (Odoo has no model hr.job): "
         "name another model",
-        f"{place}.aliases[taken]: the alias belongs to another record already (mail.alias 3): "
+        f"{place}.aliases[taken]: another record has this alias already (mail.alias 3): "
         "take it away there in Odoo, or choose another name",
     ]
+
+
+@VERSIONS
+@pytest.mark.parametrize("key", ["catchall", "bounce"])
+def test_a_record_s_alias_is_no_name_for_what_comes_back(make_lab: MakeLab, version: str, key: str) -> None:
+    lab = make_lab(version)
+    lab.odoo.models["mail.alias"][3]["alias_name"] = "office"
+    lab.domain[key] = "office"
+    assert lab.run().problems == [
+        f"odoo_databases[prod].domains[example.com].{key}: another record has this alias already (mail.alias 3): "
+        "take it away there in Odoo, or choose another name"
+    ]
+    assert lab.odoo.writes == []
+
+
+def test_aliases_without_a_domain_count_where_the_first_is_made(lab: Lab) -> None:
+    lab.odoo.models["mail.alias"][3]["alias_name"] = "sales"
+    (problem,) = lab.run().problems
+    assert "aliases[sales]: another record has this alias already (mail.alias 3)" in problem
+    lab.odoo.create("mail.alias.domain", {"name": "example.net", "catchall_alias": "c", "bounce_alias": "b"})
+    lab.settle()
 
 
 def test_an_alias_of_another_domain_is_free_here(lab: Lab) -> None:
