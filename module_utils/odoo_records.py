@@ -322,7 +322,10 @@ class Records:
             raise Refused(what, error) from error
 
     def former(self, notes: Notes) -> list[Item]:
-        """Read the records whose values were changed; as items with the values they had. What is gone is left out."""
+        """Read the records whose values were changed; as items with the values they had, the last change first.
+
+        In that order no name is given back while another record still has it. What is gone is left out.
+        """
         fields: dict[str, set[str]] = {}
         for (model, _), (_, values) in notes.values.items():
             fields.setdefault(model, set()).update(values)
@@ -333,7 +336,7 @@ class Records:
             self.found.update({(model, by_id(row)): row for row in rows})
         return [
             Item(what, model, by_id({"id": number}), values)
-            for (model, number), (what, values) in notes.values.items()
+            for (model, number), (what, values) in reversed(notes.values.items())
             if (model, by_id({"id": number})) in self.found
         ]
 

@@ -809,6 +809,18 @@ def test_removal_leaves_odoo_as_it_was(make_lab: MakeLab, version: str) -> None:
     assert (lab.lines(remove=True), lab.odoo.writes) == ([], [])
 
 
+def test_what_came_last_is_given_back_first(make_lab: MakeLab) -> None:
+    """Odoo lets a catchall have its former name only when no alias has it any more."""
+    lab = make_lab(14)
+    lab.odoo.create("ir.config_parameter", {"key": "mail.catchall.alias", "value": "catchall"})
+    lab.domain["catchall"] = "reception"
+    lab.domain["aliases"][0]["name"] = "catchall"
+    lab.settle()
+    lab.run(remove=True)
+    written = [model for model, method, _ in lab.odoo.writes if method == "write"]
+    assert written.index("crm.team") < written.index("ir.config_parameter")
+
+
 def test_a_run_that_was_cut_off_is_removed_too(lab: Lab) -> None:
     before = snapshot(lab.odoo)
     lab.odoo.complaints["ir.actions.server"] = "The server is going down"
