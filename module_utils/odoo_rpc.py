@@ -38,6 +38,7 @@ ARGUMENTS = {
     "write": ("ids", "vals"),
 }
 STRANGER = "check the address"
+NO_API = "check the address, the database's name, and that Odoo's module rpc is installed"
 WANTS_KEY = "make an API key in that user's preferences in Odoo, and give it as password"
 
 
@@ -81,6 +82,7 @@ class Odoo:
         self._used = 0.0
         self._series = ""
         self._has_xmlrpc = True
+        self._names_database = False  # whether each request says which database it is for
         self._login = self._password = self._key = ""
         self._uid = 0
 
@@ -107,12 +109,16 @@ class Odoo:
             about = self._xmlrpc("common", "version")
             return about.get("server_version_info") if isinstance(about, dict) else None
         except _NoXmlrpc as error:
-            self._has_xmlrpc = False
             status, answer = self._ask("GET", "/json/version")
             about = _json(answer)
-            if status != http.HTTPStatus.OK or not isinstance(about, dict):
+            if status == http.HTTPStatus.OK and isinstance(about, dict):
+                self._has_xmlrpc = False
+                return about.get("version_info")
+            if self._names_database:
                 raise error from None
-            return about.get("version_info")
+        # One whose server_wide_modules lack rpc has the API in its databases alone (odoo/http.py, _serve_nodb).
+        self._names_database = True
+        return self._ask_version()
 
     def log_in(self, login: str, password: str) -> None:
         """Log in with a password or an API key. Raises OdooError, `refused` when Odoo does not accept them."""
@@ -218,7 +224,7 @@ class Odoo:
         status, answer = self._ask("POST", f"/xmlrpc/2/{service}", body, {"Content-Type": "text/xml"}, timeout)
         if status == http.HTTPStatus.NOT_FOUND:
             text = f"{self.url} has no external API (HTTP 404)"
-            raise _NoXmlrpc(text, "check the address, and that Odoo's module rpc is installed", "url")
+            raise _NoXmlrpc(text, NO_API, "url")
         if status != http.HTTPStatus.OK:
             raise self._http_error(status)
         try:
@@ -253,7 +259,7 @@ class Odoo:
         if status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
             cure = "let the proxy before Odoo pass this machine without a login of its own"
         if status == http.HTTPStatus.NOT_FOUND:
-            cure = "check the address, the database's name, and that Odoo's module rpc is installed"
+            cure = NO_API
         return OdooError(f"{self.url} answers HTTP {status} {http.client.responses.get(status, '')}", cure, "url")
 
     def _stranger(self, answer: bytes = b"") -> OdooError:
@@ -271,12 +277,13 @@ class Odoo:
     ) -> tuple[int, bytes]:
         """Send a request, return status and body of the answer. Raises OdooError when there is none of Odoo's."""
         connection, seconds = self._connection, timeout or self.timeout
+        headers = {**(headers or {}), **({"X-Odoo-Database": self.database} if self._names_database else {})}
         end = self.deadline or time.monotonic() + seconds
         if time.monotonic() - self._used > IDLE:
             connection.close()
         try:
             _hurry(connection, end)
-            connection.request(verb, path, body or None, dict(headers or {}))
+            connection.request(verb, path, body or None, headers)
             response = connection.getresponse()
             answer = b""
             while chunk := response.read1(1 << 16):

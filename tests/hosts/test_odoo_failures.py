@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from library.odoo_probe import ask
-from module_utils.odoo_rpc import Odoo
+from module_utils.odoo_rpc import NO_API, Odoo
 from tests.story import ROOT, Hosts
 
 pytestmark = pytest.mark.hosts
@@ -160,7 +160,7 @@ def test_an_app_that_is_not_installed(database: dict[str, Any]) -> None:
         ),
         (
             WITHOUT_RPC,
-            "has no external API (HTTP 404): check the address, and that Odoo's module rpc is installed",
+            f"has no external API (HTTP 404): {NO_API}",
         ),
     ],
 )

@@ -390,7 +390,7 @@ def test_an_answer_in_drops_has_no_more_time_than_one_at_once(odoo: Odoo, databa
     ("status", "body", "headers", "expected"),
     [
         (502, b"", {}, "answers HTTP 502: the proxy is there, Odoo is starting or down: start Odoo, or try again"),
-        (404, b"", {}, "has no external API (HTTP 404): check the address, and that Odoo's module rpc is installed"),
+        (404, b"", {}, "has no external API (HTTP 404): check the address, the database's name, and that"),
         (401, b"", {}, "answers HTTP 401 Unauthorized: let the proxy before Odoo pass this machine"),
         (500, b"", {}, "answers HTTP 500 Internal Server Error: see the log of Odoo, or of the proxy before it"),
         (301, b"", {"Location": "https://www.example.com/"}, "redirects to https://www.example.com/: give the address"),

@@ -210,12 +210,21 @@ def test_an_odoo_without_xmlrpc_wants_a_key(script: Script) -> None:
     assert said(script).endswith("make an API key in that user's preferences in Odoo, and give it as password")
 
 
+@scripted((404, b"<html>"), (404, b"<html>"), version(19), answer(2), answer([]))
+def test_an_odoo_that_has_its_api_in_databases_alone_is_told_which_one(script: Script) -> None:
+    script.odoo.log_in("admin", "secret")
+    script.odoo.search_read("res.users", [], ["login"])
+    assert script.paths == ["/xmlrpc/2/common", "/json/version", *["/xmlrpc/2/common"] * 2, "/xmlrpc/2/object"]
+    assert [headers.get("X-Odoo-Database") for _, headers, _ in script.requests] == [None, None, *["prod"] * 3]
+
+
 @scripted((404, b"<html>"))
 def test_an_odoo_without_its_module_rpc_is_told(script: Script) -> None:
     with pytest.raises(OdooError) as raised:
         script.odoo.log_in("admin", "secret")
     assert raised.value.line("x").endswith(
-        "has no external API (HTTP 404): check the address, and that Odoo's module rpc is installed"
+        "has no external API (HTTP 404): check the address, the database's name, and that Odoo's module rpc is "
+        "installed"
     )
 
 
