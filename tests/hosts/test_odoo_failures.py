@@ -5,6 +5,7 @@ Of one that is stopped or starts, test_fetch_and_route.py sees it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,40 @@ def test_an_app_that_is_not_installed(database: dict[str, Any]) -> None:
 )
 def test_something_else_than_odoo(database: dict[str, Any], doors: str, port: int, expected: str) -> None:
     assert said(database, url=f"{doors}:{port}") == f"{PLACE}.url: {doors}:{port} {expected}"
+
+
+@contextlib.contextmanager
+def silent(hosts: Hosts, command: str, back: str) -> Iterator[None]:
+    """Odoo's machine says nothing between the two commands."""
+    hosts.ssh(hosts.odoo, command)
+    try:
+        yield
+    finally:
+        hosts.ssh(hosts.odoo, back)
+
+
+def test_a_machine_where_all_is_stopped(database: dict[str, Any], hosts: Hosts, admin: Odoo) -> None:
+    admin.close()
+    with silent(hosts, "systemctl stop nginx", "systemctl start nginx"):
+        assert said(database) == (
+            f"{PLACE}.url: {database['url']} does not answer (connection refused): "
+            "check the address and that Odoo runs there"
+        )
+
+
+def test_an_odoo_that_hangs(database: dict[str, Any], hosts: Hosts) -> None:
+    with silent(hosts, "systemctl kill --signal=STOP odoo", "systemctl kill --signal=CONT odoo"):
+        assert ask(database, 1)[1] == [
+            f"{PLACE}.url: {database['url']} does not answer within 1 s: "
+            "check the address, the firewall and that Odoo is not overloaded"
+        ]
+
+
+def test_a_name_that_nobody_has(database: dict[str, Any]) -> None:
+    assert said(database, url="https://odoo.invalid") == (
+        f"{PLACE}.url: https://odoo.invalid has a host name without an address: "
+        "check its spelling and the DNS of the control node"
+    )
 
 
 def test_a_certificate_that_does_not_prove_who_answers(database: dict[str, Any], hosts: Hosts) -> None:
