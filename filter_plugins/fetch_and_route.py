@@ -36,9 +36,10 @@ def routes(
 
     `databases` is the inventory's odoo_databases, `gateways` what the role odoo_mail set up ({database: {action_id,
     protocol, login}}), `found` what preflight found ({database: {former: {domain: [local parts]}}}). An entry has
-    `name`, `url`, `protocol`, `login`, `action` (0 while there is none), `domains` (in lower case), `former_names`
-    ({address in lower case: address}), `ca_file` (on the mail host, empty for the system's trust), and on the control
-    node `password_source` (empty: its mailbox is at a provider), `key_source` and `ca_source`.
+    `name`, `database` (what Odoo calls it), `url`, `protocol`, `login`, `action` (0 while there is none), `domains` (in
+    lower case), `former_names` ({address in lower case: address}), `ca_file` (on the mail host, empty for the system's
+    trust), and on the control node `password_source` (empty: its mailbox is at a provider), `key_source` and
+    `ca_source`.
     """
     made = []
     for database in databases:
@@ -49,6 +50,7 @@ def routes(
         made.append(
             {
                 "name": name,
+                "database": str(database.get("database") or name),
                 "url": str(database["url"]),
                 "protocol": str(gateway.get("protocol") or "json2"),
                 "login": str(gateway.get("login") or "mailroom-gateway"),

@@ -60,6 +60,7 @@ ODOO_NUMBERS = {
 }
 DATABASE_KEYS = (
     "name",
+    "database",
     "url",
     "login",
     "password",
@@ -463,7 +464,8 @@ def _odoo_setting_problems(problems: Problems, where: str, database: Mapping[str
 
 def _database_name_problem(name: str) -> str:
     if name.lower() in RESERVED:
-        return "is the mailbox of those who run the host, and a database's mailbox has its name: rename the database"
+        what = "is the mailbox of those who run the host, and a database's mailbox has its name"
+        return f"{what}: choose another, and give Odoo's name as database"
     return "" if DATABASE.fullmatch(name) else "is no name of a database: use letters, digits and . _ -"
 
 
@@ -477,6 +479,8 @@ def _database_problems(problems: Problems, variable: str, entry: object, domains
     if database is None:
         return
     problems.text(f"{variable}.name", database.get("name"), _database_name_problem, "give the database's name")
+    name_check = matches(DATABASE, "is no name of a database: use letters, digits and . _ -")
+    problems.text(f"{variable}.database", database.get("database"), name_check)
     url = problems.text(f"{variable}.url", database.get("url"), url_problem, "give Odoo's address, https://...")
     if is_online(url):
         problems.add(
@@ -628,16 +632,21 @@ def inventory_problems(databases: object) -> list[str]:
     """Problems of `odoo_databases`, presets filled in, one line each. Takes anything, raises nothing."""
     problems = Problems()
     domains: dict[str, str] = {}
-    accounts: dict[str, str] = {}
+    accounts: set[str] = set()
+    seen: dict[tuple[str, str], str] = {}
     remedy = "list your Odoo databases as the example inventory does"
     for variable, entry in problems.items("odoo_databases", databases, remedy):
         _database_problems(problems, variable, entry, domains)
         name = entry.get("name") if isinstance(entry, Mapping) else None
         if is_text(name):
-            if name.lower() in accounts:
-                what = f"{shown(name)} is given twice: the mailbox on the mail host is named after the database"
-                problems.add(f"{variable}.name", f"{what}, rename one")
-            accounts[name.lower()] = variable
+            place = (str(entry.get("url")), str(entry.get("database") or name))
+            if place in seen:
+                problems.add(variable, f"is the same database as {seen[place]}: make one entry of both")
+            elif name.lower() in accounts:
+                what = f"{shown(name)} is given twice: the mailbox on the mail host has this name"
+                problems.add(f"{variable}.name", f"{what}, choose another for one, and give Odoo's name as database")
+            accounts.add(name.lower())
+            seen[place] = variable
     at_provider = [isinstance(entry, Mapping) and "provider" in entry for entry in entries_of(databases)]
     if any(at_provider) and not all(at_provider):
         remedy = "give all databases a provider or none: a second inventory is for the others"
@@ -1175,8 +1184,7 @@ def askable_databases(databases: object) -> list[dict[str, Any]]:
         database: dict[str, Any] = {key: entry.get(key) for key in ("name", "url", "login", "password")}
         if not all(map(is_text, database.values())) or url_problem(database["url"]) or is_online(database["url"]):
             continue
-        if isinstance(entry.get("ca_file"), str):
-            database["ca_file"] = entry["ca_file"]
+        database |= {key: entry[key] for key in ("database", "ca_file") if isinstance(entry.get(key), str)}
         domains = _whole(entry.get("domains"), ("name",))
         database["domains"] = [
             {

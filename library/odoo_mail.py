@@ -69,6 +69,7 @@ options:
     required: true
     suboptions:
       name: {description: Name of the database; also its account on the mail hosts., type: str, required: true}
+      database: {description: What Odoo calls it; by default the same., type: str}
       url: {description: "Odoo's address, C(https://host[:port]).", type: str, required: true}
       login: {description: Login of a Settings administrator., type: str, required: true}
       password: {description: "The password, or an API key.", type: str, required: true}
@@ -193,7 +194,8 @@ def remedy(message: str, host: str, ours: bool = True, oauth: bool = False) -> s
             "inventory, or add the authority to its system's trust store"
         )
     if "codepoint" in text:  # 14 to 16 treat a login without @ as a domain name
-        return "this Odoo can only log in with a name of lower-case letters, digits and -: rename the database"
+        text = "this Odoo can only log in with a name of lower-case letters, digits and -"
+        return f"{text}: choose such a name, and give Odoo's as database"
     if "not owned by user" in text:  # up to 16 the test's sender is the login's own address
         return "give the user of the database's login an e-mail address in one of its domains: Odoo tests with it"
     if "authentication" in text or "535" in text or "login" in text:
@@ -245,7 +247,7 @@ class Database:
 
     def log_in(self, login: str, password: str) -> Odoo:
         """A connection to this database. Raises OdooError."""
-        odoo = Odoo(self.settings["url"], self.name, self.settings.get("ca_file"), float(self.params["timeout"]))
+        odoo = Odoo.of(self.settings, float(self.params["timeout"]))
         try:
             odoo.log_in(login, password)
         except OdooError:
@@ -716,6 +718,7 @@ def main() -> None:
     """Run the module."""
     options = {
         "name": {"type": "str", "required": True},
+        "database": {"type": "str"},
         "url": {"type": "str", "required": True},
         "login": {"type": "str", "required": True},
         "password": {"type": "str", "required": True, "no_log": True},

@@ -41,6 +41,9 @@ options:
         description: Name of the database.
         type: str
         required: true
+      database:
+        description: What Odoo calls it; by default the same.
+        type: str
       url:
         description: Odoo's address, C(https://host[:port]).
         type: str
@@ -202,8 +205,7 @@ def ask(database: Mapping[str, Any], seconds: int) -> tuple[dict[str, Any], list
         return {}, []
     try:
         deadline = time.monotonic() + seconds
-        odoo = Odoo(url, str(database["name"]), database.get("ca_file"), min(seconds, FIRST_ANSWER))
-        with contextlib.closing(odoo):
+        with contextlib.closing(Odoo.of(database, min(seconds, FIRST_ANSWER))) as odoo:
             if odoo.version() < OLDEST_MAJOR:
                 text, cure = f"{url} is Odoo {odoo.series()}", f"upgrade it to {OLDEST_MAJOR} or later"
                 raise OdooError(text, cure, "url")
@@ -240,6 +242,7 @@ def main() -> None:
     """Run as an Ansible module."""
     options = {
         "name": {"type": "str", "required": True},
+        "database": {"type": "str"},
         "url": {"type": "str", "required": True},
         "login": {"type": "str", "required": True},
         "password": {"type": "str", "required": True, "no_log": True},

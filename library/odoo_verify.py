@@ -267,8 +267,7 @@ class Database:
     def _session(self) -> Iterator[Odoo]:
         """A connection as the administrator; what goes wrong in the block becomes a problem."""
         try:
-            odoo = Odoo(self.settings["url"], self.name, self.settings.get("ca_file"), float(self.timeout))
-            with contextlib.closing(odoo):
+            with contextlib.closing(Odoo.of(self.settings, float(self.timeout))) as odoo:
                 odoo.log_in(self.settings["login"], self.settings["password"])
                 yield odoo
         except OdooError as error:

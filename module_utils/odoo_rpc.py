@@ -86,6 +86,12 @@ class Odoo:
         self._login = self._password = self._key = ""
         self._uid = 0
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], timeout: float) -> Odoo:
+        """The database of an entry of `odoo_databases`. Raises OdooError for an address that must not be used."""
+        name = str(settings.get("database") or settings["name"])
+        return cls(str(settings["url"]), name, settings.get("ca_file"), timeout)
+
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""
         self._connection.close()

@@ -22,7 +22,7 @@ RAW = b"Subject: caf\xe9\x00\r\n\r\n"
 MESSAGES = [Prepared('<1"\ufffd@x>', ("sales@example.com",), RAW), Prepared("<2@x>", (), b"", thread=7)]
 
 
-def config(server: HttpServer | None, protocol: Any = "json2", port: int = 0) -> Database:
+def config(server: HttpServer | None, protocol: Any = "json2", port: int = 0, database: str = "") -> Database:
     port = server.server_port if server else port
     return Database(
         name="prod",
@@ -31,6 +31,7 @@ def config(server: HttpServer | None, protocol: Any = "json2", port: int = 0) ->
         login="gate",
         key="k",
         action=7,
+        database=database,
         timeout=10,
     )
 
@@ -90,6 +91,17 @@ def test_xmlrpc_logs_in_once_and_carries_the_same(http_server: HttpServer) -> No
     assert method == "execute_kw"
     assert arguments[:6] == ("prod", 9, "sesame", "ir.actions.server", "run", [[7]])
     assert [base64.b64decode(item["raw"]) for item in arguments[6]["context"]["mailroom"]["messages"]] == [RAW, b""]
+
+
+def test_odoo_may_call_the_database_by_another_name(http_server: HttpServer) -> None:
+    http_server.answers = [(200, json.dumps(GOOD).encode()), (200, rpc(9)), (200, rpc(GOOD))]
+    for protocol in ("json2", "xmlrpc"):
+        gateway = OdooGateway(config(http_server, protocol, database="main"), "sesame")
+        gateway.route(MESSAGES)
+        gateway.close()
+    assert http_server.requests[0].headers["X-Odoo-Database"] == "main"
+    for request in http_server.requests[1:]:
+        assert xmlrpc.client.loads(request.body)[0][0] == "main"
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ GATEWAYS = {"prod": {"action_id": 7, "protocol": "xmlrpc", "login": "gate"}}
 FOUND = {"prod": {"version": "19.0", "former": {"Example.com": ["catchall", "bounces"]}}}
 ROUTE = {
     "name": "prod",
+    "database": "prod",
     "url": "https://odoo.example.com",
     "protocol": "xmlrpc",
     "login": "gate",
@@ -58,6 +59,7 @@ TEXTS = {"/s/gateway-prod": "key\n", "/c/ca.pem": "PEM"}
 def test_a_route_joins_what_the_roles_before_found_out() -> None:
     assert routes([DATABASE], "/s", GATEWAYS, FOUND) == [ROUTE]
     assert sources([ROUTE]) == ["/s/gateway-prod", "/c/ca.pem"]
+    assert routes([{**DATABASE, "database": "main"}], "/s", GATEWAYS, FOUND) == [{**ROUTE, "database": "main"}]
 
 
 def test_before_the_first_run_there_is_no_gateway() -> None:

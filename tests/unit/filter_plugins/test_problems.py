@@ -145,7 +145,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
     assert problems_with(pasword="x") == ["odoo_databases[prod]: has no 'pasword': write password"]
     (problem,) = problems_with(zzz="x")
     assert problem.startswith(
-        "odoo_databases[prod]: has no 'zzz': it has name, url, login, password, ca_file, domains,"
+        "odoo_databases[prod]: has no 'zzz': it has name, database, url, login, password, ca_file,"
     )
     assert problems_in_domain(catch_all="x") == [f"{WHERE}: has no 'catch_all': write catchall"]
     alias = {"name": "a", "modell": "crm.team", "model": "crm.team", "record": "A"}
@@ -414,8 +414,17 @@ def test_a_domain_belongs_to_one_database() -> None:
 
 @pytest.mark.parametrize("name", ["prod", "PROD"])
 def test_mailboxes_are_named_after_databases(name: str) -> None:
-    (line,) = inventory_problems([SOUND, {**SOUND, "name": name, "domains": [{"name": "b.example"}]}])
-    assert "is given twice: the mailbox on the mail host is named after the database, rename one" in line
+    other = {**SOUND, "name": name, "url": "https://odoo.example.net", "domains": [{"name": "b.example"}]}
+    (line,) = inventory_problems([SOUND, other])
+    assert "is given twice: the mailbox on the mail host has this name, choose another for one" in line
+    assert inventory_problems([SOUND, {**other, "name": "second", "database": name}]) == []
+
+
+@pytest.mark.parametrize("names", [{}, {"name": "second", "database": "prod"}])
+def test_a_database_has_one_entry(names: dict[str, str]) -> None:
+    other = {**SOUND, "domains": [{"name": "b.example"}], **names}
+    (line,) = inventory_problems([SOUND, other])
+    assert line.endswith("is the same database as odoo_databases[prod]: make one entry of both")
 
 
 def test_a_database_does_not_take_the_postmasters_mailbox() -> None:
@@ -1010,7 +1019,8 @@ def test_everything_is_said_at_once() -> None:
 
 
 def test_sound_databases_are_askable_as_they_are() -> None:
-    (askable,) = askable_databases([SOUND])
+    (askable,) = askable_databases([{**SOUND, "database": "main"}])
+    assert askable["database"] == "main"
     assert {key: askable[key] for key in ("name", "url", "login", "password", "ca_file")} == {
         key: SOUND[key] for key in ("name", "url", "login", "password", "ca_file")
     }

@@ -1110,7 +1110,7 @@ def test_an_odoo_that_goes_away_has_not_failed_its_test(
             "Sender address rejected: not owned by user second'",
             "an e-mail address in one of its domains",
         ),
-        ("Invalid server name ! Codepoint U+005F at position 5 of 'my_db' not allowed", "rename the database"),
+        ("Invalid server name ! Codepoint U+005F at position 5 of 'my_db' not allowed", "give Odoo's as database"),
     ],
 )
 def test_each_complaint_has_its_remedy(said: str, advice: str) -> None:

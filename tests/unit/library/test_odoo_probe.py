@@ -239,6 +239,12 @@ def test_a_damaged_record_of_names_is_a_problem(odoo: Odoo, database: dict[str, 
     assert "mailroom.former_names is damaged" in problem(database)
 
 
+def test_odoo_may_call_a_database_otherwise(database: dict[str, Any]) -> None:
+    told, problems = odoo_probe.ask({**database, "name": "branch", "database": "prod"}, 10)
+    assert (list(told), problems) == (["version", "former"], [])
+    assert "has no database 'nope'" in problem({**database, "database": "nope"})
+
+
 def test_a_database_that_is_not_there(database: dict[str, Any]) -> None:
     database["name"] = "prd"
     assert problem(database) == "odoo_databases[prd].name: Odoo has no database 'prd': check the name"

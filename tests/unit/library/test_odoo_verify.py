@@ -27,7 +27,7 @@ class FakeOdoo:
         self.state, self.reason = "sent", ""
         self.has_domains = True
 
-    def __call__(self, *_: Any) -> FakeOdoo:
+    def of(self, *_: Any) -> FakeOdoo:
         return self
 
     def log_in(self, login: str, password: str) -> None:

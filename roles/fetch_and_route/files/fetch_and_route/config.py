@@ -31,7 +31,7 @@ class Database:
     """An Odoo database and the gateway action in it."""
 
     name: str
-    """The database's name at Odoo."""
+    """What logs and commands call it."""
     url: str
     """Where Odoo answers; https except on this very host."""
     protocol: Literal["json2", "xmlrpc"]
@@ -42,6 +42,8 @@ class Database:
     """Name of the secret that holds its API key."""
     action: int
     """Number of the gateway action (ir.actions.server); 0 while there is none."""
+    database: str = ""
+    """What Odoo calls it; empty: the same."""
     ca_file: str = ""
     """Authority that signed Odoo's certificate; empty: those the system trusts."""
     timeout: int = 300

@@ -72,6 +72,7 @@ class OdooGateway:
     def __init__(self, config: Database, key: str) -> None:
         """Prepare; nothing is connected before the first call. Raises Denied while there is no gateway action."""
         self._config = config
+        self._database = config.database or config.name
         self._key = key
         self._where = f"database {config.name} at {config.url}"
         if not config.action:
@@ -148,7 +149,7 @@ class OdooGateway:
         headers = {
             "Authorization": f"bearer {self._key}",
             "Content-Type": "application/json",
-            "X-Odoo-Database": self._config.name,
+            "X-Odoo-Database": self._database,
         }
         status, answer = self._post("/json/2/ir.actions.server/run", headers, [*body, b"]}}}"])
         try:
@@ -163,7 +164,7 @@ class OdooGateway:
         raise kind(f"{self._where}: HTTP {status}: {one_line(reason)}")
 
     def _call_xmlrpc(self, messages: Sequence[Prepared], asked: Mapping[str, Any]) -> Any:
-        login: tuple[Any, ...] = (self._config.name, self._config.login, self._key, {})
+        login: tuple[Any, ...] = (self._database, self._config.login, self._key, {})
         self._uid = self._uid or self._xmlrpc("common", "authenticate", login)
         if not self._uid:
             raise Denied(f"{self._where}: refuses the login {self._config.login!r}: {self._remedy}")
@@ -178,7 +179,7 @@ class OdooGateway:
         ]
         context = {"mailroom": {**asked, "messages": batch}}
         arguments = [[self._config.action]]
-        call = (self._config.name, self._uid, self._key, "ir.actions.server", "run", arguments, {"context": context})
+        call = (self._database, self._uid, self._key, "ir.actions.server", "run", arguments, {"context": context})
         return self._xmlrpc("object", "execute_kw", call)
 
     def _xmlrpc(self, service: str, method: str, arguments: tuple[Any, ...]) -> Any:
