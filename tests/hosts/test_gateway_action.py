@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from module_utils.odoo_rpc import Odoo
+from module_utils.odoo_rpc import Odoo, OdooError
 from tests.story import Hosts, StoryError
 from tests.story import Odoo as XmlrpcOdoo
 
@@ -26,6 +27,39 @@ pytestmark = pytest.mark.hosts
 
 INVENTORY = Path(os.environ.get("MAILROOM_INVENTORY", Path(__file__).resolve().parents[2] / "inventory" / "demo"))
 PROTOCOLS = pytest.mark.parametrize("xmlrpc", [False, True], ids=["json2", "xmlrpc"], indirect=True)
+
+
+# What each user of Odoo's portal sees: its own, and lists that come with Odoo or that all share.
+OWN = {"res.company", "res.partner", "res.users", "res.users.apikeys"}
+LISTS = {
+    *("mail.message.subtype", "res.country", "res.country.group", "res.country.state"),
+    *("res.currency", "res.currency.rate", "res.lang"),
+}
+# What it may make and change, of which it sees nothing but its own.
+WORK = {
+    *("auth.passkey.key", "auth.passkey.key.create", "auth_totp.wizard", "discuss.channel.member", "ir.filters"),
+    *("mail.message", "res.users.apikeys.description", "res.users.identitycheck"),
+}
+# Odoo 14 has more that it lets everybody see, and do.
+LISTS_14 = {
+    *("crm.stage", "ir.default", "mail.alias", "mail.channel.partner", "mail.notification", "report.layout"),
+    *("report.paperformat", "res.partner.title", "res.users.log", "utm.medium", "utm.source"),
+}
+WORK_14 = {
+    *("bus.presence", "ir.ui.view.custom", "mail.channel.partner", "mail.compose.message"),
+    *("publisher_warranty.contract", "report.layout", "res.partner.autocomplete.sync", "res.users.log"),
+    *("utm.campaign", "utm.medium", "utm.source", "web_editor.converter.test", "web_editor.converter.test.sub"),
+}
+REACH = """bot = env['res.users'].search([('login', '=', 'LOGIN')])
+seen, changed = {}, []
+for model in env['ir.model'].search([]).mapped('model'):
+    records = env[model].with_user(bot).with_context(active_test=False)
+    if not records._abstract and records.has_access('read') and records.search_count([]):
+        seen[model] = records.search_count([])
+    if [right for right in ('create', 'write', 'unlink') if records.has_access(right)]:
+        changed.append(model)
+action = {'type': 'ir.actions.act_window_close', 'seen': seen, 'changed': changed}
+"""
 
 
 class Gateway:
@@ -40,7 +74,7 @@ class Gateway:
         secrets = INVENTORY / "secrets"
         ca_file = self.facts.get("ca_file", "").replace("{{ secrets_directory }}", str(secrets)) or None
         self.key = (secrets / f"gateway-{name}").read_text(encoding="utf-8").strip()
-        self.admin = Odoo(self.facts["url"], name, ca_file, timeout=60)
+        self.admin = Odoo.of({**self.facts, "ca_file": ca_file}, 60)
         self.admin.log_in(self.facts["login"], self.facts["password"])
         self.bot = XmlrpcOdoo(Hosts(INVENTORY, name), "mailroom-gateway", self.key)
         domain = [["name", "=", "Mailroom gateway"], ["state", "=", "code"]]
@@ -466,11 +500,59 @@ def test_an_answer_finds_what_another_call_stores_at_the_same_time(gateway: Gate
     other.close()
 
 
-def test_the_gateway_s_user_may_do_nothing_else(gateway: Gateway) -> None:
-    for model in ("crm.lead", "ir.config_parameter", "ir.mail_server", "fetchmail.server"):
-        with pytest.raises(StoryError):
-            gateway.bot(model, "search_read", [], ["id"])
+def reach(gateway: Gateway) -> tuple[dict[str, int], set[str]]:
+    """How many records of each model the gateway's user sees, none left out, and of which it may make or change some.
+
+    Asked inside Odoo, where it takes a second for the three hundred models.
+    """
+    code = REACH.replace("LOGIN", "mailroom-gateway")
+    code = code if gateway.major >= 18 else re.sub(r"has_access\((.*?)\)", r"check_access_rights(\1, False)", code)
+    (model,) = gateway.admin.search_read("ir.model", [["model", "=", "ir.model"]], ["model"])
+    values = {"name": "Reach", "model_id": model["id"], "state": "code", "code": code}
+    action = gateway.admin.create("ir.actions.server", values)
+    try:
+        answer = gateway.admin.call("ir.actions.server", "run", [action])
+    finally:
+        gateway.admin.call("ir.actions.server", "unlink", [action])
+    return answer["seen"], set(answer["changed"])
+
+
+def test_the_gateway_s_user_sees_itself_and_lists_of_odoo_s(gateway: Gateway) -> None:
+    seen, changed = reach(gateway)
+    old = gateway.major < 15
+    assert seen.keys() <= OWN | LISTS | (LISTS_14 if old else set())
+    assert {seen[model] for model in ("res.users", "res.partner", "res.company")} == {1}
+    assert changed <= WORK | (WORK_14 if old else set())
+
+
+def refused() -> Any:
+    """Odoo says that the user may not do that."""
+    return pytest.raises((StoryError, OdooError), match=r"request access|does not let")
+
+
+@PROTOCOLS
+@pytest.mark.parametrize("model", ["crm.lead", "ir.config_parameter", "ir.mail_server", "fetchmail.server"])
+def test_its_key_opens_nothing_else(gateway: Gateway, xmlrpc: bool, model: str) -> None:
+    def call(method: str, **arguments: Any) -> None:
+        if xmlrpc or not gateway.json2:
+            gateway.bot(model, method, *arguments.values())
+        else:
+            gateway.admin.json2(gateway.key, model, method, arguments)
+
+    with refused():
+        call("search_read", domain=[], fields=["id"])
+    with refused():
+        call("search_count", domain=[])
+    with refused():
+        call("read_group", domain=[], fields=["id"], groupby=["id"])
+    with refused():
+        call("unlink", ids=[1])
+
+
+def test_it_may_not_hand_mail_over_by_itself_or_change_the_action(gateway: Gateway) -> None:
+    message = gateway.mail(gateway.alias("crm.team"))
     with pytest.raises(StoryError):
-        gateway.bot("mail.thread", "message_process", False, "From: x@customer.example\n\nhello")
+        gateway.bot("mail.thread", "message_process", False, message.as_string())
+    assert gateway.stored(message) == []
     with pytest.raises(StoryError):
         gateway.bot("ir.actions.server", "write", [gateway.action], {"code": "action = {}"})
