@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -30,6 +31,7 @@ def names() -> Iterator[None]:
 def test_routing_goes_on_while_the_key_is_replaced() -> None:
     story, former, since = Story(HOSTS), HOSTS.secret(KEY), int(time.time())
     sent: list[str] = []
+    told: set[bytes] = set()
     over = threading.Event()
 
     def write_and_route() -> None:
@@ -41,17 +43,30 @@ def test_routing_goes_on_while_the_key_is_replaced() -> None:
             sent.append(story.send_from_outside(message))
             HOSTS.ssh(HOSTS.mail, "systemctl", "start", "fetch-and-route.service")
 
-    customer = threading.Thread(target=write_and_route)
-    customer.start()
+    def look_at_processes() -> None:
+        """Those of the hosts are among this machine's."""
+        while not over.wait(0.1):
+            for path in Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ"):
+                    with contextlib.suppress(OSError):
+                        told.add((path / name).read_bytes())
+
+    threads = [threading.Thread(target=target) for target in (write_and_route, look_at_processes)]
+    for thread in threads:
+        thread.start()
     try:
         output = HOSTS.site(playbook="playbooks/rotate_odoo_key.yml")
     finally:
         over.set()
-        customer.join()
+        for thread in threads:
+            thread.join()
     assert "gateway keys: 2 -> 1" in output
     assert HOSTS.secret(KEY) != former
-    for secret in (former, HOSTS.secret(KEY)):
+    assert any(b"rotate_odoo_key.yml" in text for text in told)
+    assert any(b"fetch-and-route" in text for text in told)
+    for secret in (former, HOSTS.secret(KEY), HOSTS.secret(f"mailbox-{HOSTS.database['name']}")):
         assert secret not in output
+        assert [text for text in told if secret.encode() in text] == []
     with pytest.raises(StoryError, match="refuses the login"):
         Odoo(HOSTS, "mailroom-gateway", former)
     Odoo(HOSTS, "mailroom-gateway", HOSTS.secret(KEY)).close()
