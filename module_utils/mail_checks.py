@@ -331,6 +331,9 @@ def _record(expected: Expected, world: World, one: Wanted, level: str) -> Iterat
         text = f"holds our key, but is {there}: {remedy}"
     elif check == "DKIM" and found:
         text = f"is not the key that the mail host signs with: {remedy}"
+    elif check == "MTA-STS record" and found:
+        # Not only worse than it could be: mail servers may be held to a policy without those of today.
+        text, bad = f"is {there}, so who has fetched an earlier policy keeps to that (RFC 8461 3.1): {remedy}", "fails"
     elif found:
         text = f"is {there}: {remedy}"
     else:

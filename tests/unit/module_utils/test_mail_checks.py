@@ -419,6 +419,27 @@ def test_an_mta_sts_policy_is_compared_with_mx(policy: str, verdict: str, text: 
     assert (found.verdict, text in found.text) == (verdict, True), found
 
 
+@pytest.mark.parametrize(
+    ("answer", "verdict", "text"),
+    [
+        (Answer(values=("v=STSv1; id=1",)), "fails", "an earlier policy keeps to that (RFC 8461 3.1): run site.yml"),
+        (Answer("NXDOMAIN"), "advice", "is not there: run site.yml"),
+        (Answer(values=("v=STSv1; id=2",)), "ok", "id=2"),
+    ],
+)
+def test_an_mta_sts_record_has_the_id_of_the_policy(answer: Answer, verdict: str, text: str) -> None:
+    name = "_mta-sts.example.com."
+    record = RECORDS[0] | {"name": name, "type": "TXT", "values": ["v=STSv1; id=2"]}
+    expected = dataclasses.replace(EXPECTED, wanted=[(one, "recommended") for one in wanted_sets([record], [])])
+    [found] = [
+        finding
+        for check in mail_checks.checks(expected, FakeWorld({(name, "TXT"): answer}))
+        for finding in check()
+        if finding.check == "MTA-STS record"
+    ]
+    assert (found.verdict, text in found.text) == (verdict, True), found
+
+
 def test_an_mta_sts_policy_is_the_one_that_we_serve() -> None:
     world = FakeWorld({("_mta-sts.example.com.", "TXT"): Answer(values=("v=STSv1; id=1",))})
 
