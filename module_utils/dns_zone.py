@@ -481,11 +481,11 @@ def carry_out(draft: Draft, judge: Callable[[Draft], tuple[Sequence[str], Sequen
     except StaleError as error:
         begun = error.begun
         ledger = united(draft.ledger, draft.plan.ledger) if begun else draft.ledger
-        anew = _drafted(zone, server, draft.wanted, ledger, draft.policy, _observed_anew(draft))
+        anew = _drafted(zone, server, draft.wanted, ledger, draft.policy, _observed_anew(draft, begun))
     problems, warnings = (anew.plan.conflicts, ()) if anew.plan.conflicts else judge(anew)
     if problems:
         raise ZoneError("\n".join(problems), begun)
-    edits = "; ".join(_edits(draft.observed, anew.observed)) or "and nothing of that is to be seen now"
+    edits = "; ".join(_edits(draft, anew.observed)) or "and nothing of that is to be seen now"
     if anew.plan.changes:
         try:
             send(server, zone, anew.plan.changes, anew.observed)
@@ -496,7 +496,9 @@ def carry_out(draft: Draft, judge: Callable[[Draft], tuple[Sequence[str], Sequen
             error.begun = begun or error.begun
             raise
     told = f"{zone.name} at {server}: somebody else edits this zone, too, so it was planned once more ({edits})"
-    return replace(anew, plan=replace(anew.plan, warnings=(*anew.plan.warnings, *warnings, told)))
+    made = [change for change in draft.plan.changes if begun and _is_made(change, anew.observed)]
+    changes = (*made, *anew.plan.changes)
+    return replace(anew, plan=replace(anew.plan, changes=changes, warnings=(*anew.plan.warnings, *warnings, told)))
 
 
 def read_back(draft: Draft, timeout: float) -> tuple[list[str], list[str]]:
@@ -569,28 +571,38 @@ def _drafted(
     return Draft(zone, server, wanted, ledger, policy, observed, made)
 
 
-def _observed_anew(draft: Draft) -> dict[Key, dns.rdataset.Rdataset]:
-    """Observe until something is seen to have changed, or the server's time is up; sets of wildcards included.
+def _observed_anew(draft: Draft, begun: bool) -> dict[Key, dns.rdataset.Rdataset]:
+    """Observe until others are seen to have changed something, or the server's time is up; sets of wildcards included.
 
-    BIND that signs compares prerequisites with what was last written, and shows it only when it is signed.
+    begun: whether a part of the changes was made. BIND that signs compares prerequisites with what was last written,
+    and shows it only when it is signed.
     """
     return _asked_until(
         time.monotonic() + draft.server.timeout,
         lambda: observe(draft.server, draft.zone, draft.wanted, draft.ledger, wildcards=False),
-        lambda observed: observed != draft.observed,
+        lambda observed: bool(_edits(draft, observed)) if begun else observed != draft.observed,
     )
 
 
-def _edits(before: Observed, after: Observed) -> list[str]:
-    """Answer what others have changed, set by set, as people say it."""
+def _is_made(change: Change, observed: Observed) -> bool:
+    """Say whether a set is as a change makes it."""
+    return (to_rrset(observed[change.key]) if change.key in observed else None) == change.after
+
+
+def _edits(draft: Draft, observed: Observed) -> list[str]:
+    """Answer what others have changed since a plan was made, set by set, as people say it."""
+    made = {change.key for change in draft.plan.changes if _is_made(change, observed)}
 
     def said(key: Key) -> str:
-        old, new = (to_rrset(found[key]) if key in found else RRset(0, frozenset()) for found in (before, after))
+        old, new = (
+            to_rrset(found[key]) if key in found else RRset(0, frozenset()) for found in (draft.observed, observed)
+        )
         parts = [("lost", old.values - new.values), ("got", new.values - old.values)]
         edits = [f"{verb} {shown(key[1], value)}" for verb, values in parts for value in sorted(values)]
         return f"{' '.join(key)} {', '.join(edits) or f'got the TTL {new.ttl}'}"
 
-    return [said(key) for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    others = sorted({*draft.observed, *observed} - made)
+    return [said(key) for key in others if draft.observed.get(key) != observed.get(key)]
 
 
 def _key(zone: Zone) -> dns.tsig.Key:
