@@ -540,7 +540,8 @@ def _fetching_problems(problems: Problems, where: str, provider: Mapping[str, An
     problems.text(f"{where}.recipient_header", provider.get("recipient_header"), _header_problem)
     oauth = not is_empty(provider.get("oauth"))
     if oauth:
-        _oauth_problems(problems, f"{where}.oauth", provider["oauth"])
+        how = "have a person authorise by playbooks/authorize.yml, or give" if provider.get("preset") else "give"
+        _oauth_problems(problems, f"{where}.oauth", provider["oauth"], how)
     elif provider.get("preset") == "microsoft365":
         problems.add(
             f"{where}.oauth", "is missing: Microsoft takes no passwords over IMAP and POP3, give what it grants"
@@ -930,7 +931,8 @@ def _token_url_problem(url: str) -> str:
     return "" if fine else "is no token endpoint: write https:// and the rest, as its provider says"
 
 
-def _oauth_problems(problems: Problems, where: str, value: object) -> None:
+def _oauth_problems(problems: Problems, where: str, value: object, how: str = "give") -> None:
+    """What keeps fetch-and-route from access tokens; `how` is how to come by the refresh token."""
     oauth = problems.dictionary(where, value, OAUTH_KEYS)
     if oauth is None:
         return
@@ -940,7 +942,7 @@ def _oauth_problems(problems: Problems, where: str, value: object) -> None:
     grant = oauth.get("grant", "refresh_token")
     problems.text(f"{where}.grant", grant, _one_of("refresh_token", "client_credentials"), "leave it out")
     own = grant == "client_credentials"
-    remedy = "give what a person's authorisation gave, from Ansible Vault"
+    remedy = f"{how} what a person's authorisation gave, from Ansible Vault"
     problems.text(f"{where}.refresh_token", oauth.get("refresh_token"), missing="" if own else remedy)
     remedy = "give the application's secret, from Ansible Vault" if own else ""
     problems.text(f"{where}.client_secret", oauth.get("client_secret"), missing=remedy)

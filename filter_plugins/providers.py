@@ -27,6 +27,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "smtp": {"host": "smtp.gmail.com", "port": 465, "tls": "on_connect"},
         # https://developers.google.com/identity/protocols/oauth2/web-server (a refresh takes no scope)
         "oauth": {"token_url": "https://oauth2.googleapis.com/token"},
+        # Without the last two there is no refresh token, or only the first time.
+        "authorization": {
+            "url": "https://accounts.google.com/o/oauth2/v2/auth",
+            "scopes": {"imap": "https://mail.google.com/"},
+            "more": {"access_type": "offline", "prompt": "consent"},
+        },
         # https://support.google.com/a/answer/2368153, an option of the routing rule
         "recipient_header": "X-Gm-Original-To",
         "dns": {
@@ -49,6 +55,16 @@ PRESETS: dict[str, dict[str, Any]] = {
             ("pop3", "refresh_token"): "https://outlook.office.com/POP.AccessAsUser.All offline_access",
             ("imap", "client_credentials"): "https://outlook.office365.com/.default",
             ("pop3", "client_credentials"): "https://outlook.office365.com/.default",
+        },
+        # Odoo 19 asks for the first four, too (microsoft_outlook_mixin.py, _fetch_outlook_token).
+        "authorization": {
+            "url": "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/authorize",
+            "scopes": {
+                protocol: "offline_access openid email https://outlook.office.com/User.read "
+                f"https://outlook.office.com/{right}.AccessAsUser.All https://outlook.office.com/SMTP.Send"
+                for protocol, right in (("imap", "IMAP"), ("pop3", "POP"))
+            },
+            "more": {},
         },
         "dns": {
             # https://learn.microsoft.com/microsoft-365/enterprise/external-domain-name-system-records
@@ -218,6 +234,41 @@ def _provider_servers(provider: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def authorizations(databases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a person is to authorise for each database, by the authorization code (RFC 6749, section 4.1).
+
+    Each is {name, login, url, token_url, client_id, client_secret, scope, more}; `more` goes into the address. Raises
+    ValueError with one line where the inventory does not say enough.
+    """
+    made = []
+    for database in databases:
+        provider = _filled(database["provider"]) if isinstance(database.get("provider"), Mapping) else {}
+        protocol = "pop3" if "pop3" in provider else "imap"
+        preset = provider.get("preset")
+        known = PRESETS[preset].get("authorization", {}) if isinstance(preset, str) and preset in PRESETS else {}
+        oauth = provider.get("oauth")
+        oauth = oauth if isinstance(oauth, Mapping) else {}
+        where = f"odoo_databases[{database.get('name')}].provider"
+        if protocol not in known.get("scopes", {}):
+            raise ValueError(f"{where}.preset: is missing: authorise by a tool of your provider's")
+        for key, found in (("login", provider), ("client_id", oauth), ("client_secret", oauth)):
+            if not isinstance(found.get(key), str) or not found[key].strip():
+                place = f"{where}.oauth" if found is oauth else where
+                raise ValueError(f"{place}.{key}: is missing: see docs/inventory.md for what the provider gives")
+        tenant = provider["login"].rpartition("@")[2]
+        made.append(
+            {
+                "name": str(database["name"]),
+                "login": provider["login"],
+                "url": known["url"].replace("{tenant}", tenant),
+                "scope": known["scopes"][protocol],
+                "more": known["more"],
+                **{key: str(oauth[key]).strip() for key in ("token_url", "client_id", "client_secret")},
+            }
+        )
+    return made
+
+
 def provider_domains(databases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the DNS of each domain at a provider is to be like: {domain, mx, spf, dkim}, as in PRESETS; empty: unknown.
 
@@ -245,6 +296,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """The filters by name."""
         return {
+            "authorizations": authorizations,
             "odoo_servers": odoo_servers,
             "provider_domains": provider_domains,
             "provider_mailboxes": provider_mailboxes,

@@ -44,6 +44,7 @@ class Provider:
     client_secret: str
     granted: dict[str, str] = field(default_factory=dict)  # refresh tokens, and whose they are
     opens: dict[str, str] = field(default_factory=dict)  # access tokens likewise
+    codes: dict[str, str] = field(default_factory=dict)  # and what a browser has brought back
     forms: list[dict[str, str]] = field(default_factory=list)  # what token endpoints were asked
     mails: list[Mail] = field(default_factory=list)
     refused: int = 0  # logins
@@ -55,13 +56,16 @@ class Provider:
                 "error": "invalid_client",
                 "error_description": "AADSTS7000215: Invalid client secret provided.",
             }
-        login = self.granted.get(form.get("refresh_token", ""))
+        if form.get("grant_type") == "authorization_code":  # section 4.1.3
+            login = self.codes.pop(form.get("code", ""), None)
+        else:
+            login = self.granted.get(form.get("refresh_token", ""))
         if not login:
             return 400, {"error": "invalid_grant", "error_description": "AADSTS700082: The refresh token has expired."}
         access, more = secrets.token_urlsafe(24), {}
         self.opens[access] = login
         if host != GOOGLE:
-            scopes = form["scope"].split()
+            scopes = form.get("scope", "offline_access https://outlook.office.com/SMTP.Send").split()
             assert {"offline_access", "https://outlook.office.com/SMTP.Send"} <= set(scopes)
             more["refresh_token"] = secrets.token_urlsafe(24)
             self.granted[more["refresh_token"]] = login
@@ -70,7 +74,9 @@ class Provider:
         return 200, {"access_token": access, "token_type": "Bearer", "expires_in": 3599, **more}
 
 
-def _endpoint(provider: Provider) -> type[BaseHTTPRequestHandler]:
+def endpoint(provider: Provider) -> type[BaseHTTPRequestHandler]:
+    """A server's handler for its token endpoints."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
@@ -171,11 +177,11 @@ def served(provider: Provider, address: str, chain: Path, key: Path, ports: tupl
     """Serve the provider's token endpoints and its SMTP, at these ports of an address."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(chain, key)
-    endpoint = ThreadingHTTPServer((address, ports[0]), _endpoint(provider))
-    endpoint.daemon_threads = True
-    endpoint.socket = context.wrap_socket(endpoint.socket, server_side=True)
+    tokens = ThreadingHTTPServer((address, ports[0]), endpoint(provider))
+    tokens.daemon_threads = True
+    tokens.socket = context.wrap_socket(tokens.socket, server_side=True)
     submission = _Submission((address, ports[1]), _submission(provider, context))
-    servers: list[socketserver.BaseServer] = [endpoint, submission]
+    servers: list[socketserver.BaseServer] = [tokens, submission]
     threads = [threading.Thread(target=server.serve_forever, args=[0.05]) for server in servers]
     for thread in threads:
         thread.start()

@@ -11,8 +11,13 @@ import datetime
 import email
 import email.policy
 import http.client
+import http.server
+import os
 import subprocess
+import sys
+import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +26,8 @@ import pytest
 import yaml
 
 from lookup_plugins.private_certificate import private_certificate
-from tests.oauth_provider import NAMES, Provider, served
-from tests.story import WAIT, Hosts, Odoo
+from tests.oauth_provider import NAMES, Provider, endpoint, served
+from tests.story import ROOT, WAIT, Hosts, Odoo
 
 pytestmark = pytest.mark.hosts
 
@@ -90,10 +95,29 @@ class Here:
         }
         self.output = ""
 
-    def run(self, *options: str, playbook: str = "odoo_mail", fails: bool = False) -> str:
-        """Run a playbook; returns what it prints."""
+    def _write(self) -> None:
         facts = self.facts | {"odoo_databases": [self.database]}
         (self.directory / "group_vars" / "all.yml").write_text(yaml.safe_dump(facts))
+
+    @contextlib.contextmanager
+    def started(self, playbook: str) -> Iterator[subprocess.Popen[str]]:
+        """A playbook while it runs."""
+        self._write()
+        program = str(Path(sys.executable).parent / "ansible-playbook")
+        with subprocess.Popen(
+            [program, "-i", str(self.directory), f"playbooks/{playbook}.yml"],
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as run:
+            yield run
+        assert run.returncode == 0
+
+    def run(self, *options: str, playbook: str = "odoo_mail", fails: bool = False) -> str:
+        """Run a playbook; returns what it prints."""
+        self._write()
         hosts = Hosts()
         hosts.inventory = self.directory
         try:
@@ -209,3 +233,52 @@ def test_an_odoo_without_the_module_is_told(base: str, here: Here) -> None:
         pytest.skip("has the module by itself")
     line = line_of(here.run(fails=True), "provider.oauth")
     assert "does not send by OAuth: install its module Outlook (microsoft_outlook)" in line
+
+
+@pytest.mark.parametrize("preset", ["microsoft365"])
+def test_a_person_authorises_by_a_browser(here: Here) -> None:
+    provider = Provider("application", SECRETS[0], codes={"c0de": LOGIN})
+    server = http.server.HTTPServer(("127.0.0.1", 0), endpoint(provider))
+    thread = threading.Thread(target=server.handle_request)
+    thread.start()
+    del here.oauth["refresh_token"]
+    here.oauth["token_url"] = f"http://127.0.0.1:{server.server_port}/token"
+    kept = DEMO.secrets / f"oauth-{NAME}"
+    try:
+        with here.started("authorize") as run:
+            assert run.stdout
+            shown = next(line for line in run.stdout if "open this, signed in as" in line)
+            address = urllib.parse.urlsplit(shown.split()[-1])
+            assert (address.hostname, address.path) == (
+                "login.microsoftonline.com",
+                "/example.com/oauth2/v2.0/authorize",
+            )
+            asked = dict(urllib.parse.parse_qsl(address.query))
+            come_back(f"{urllib.parse.urlsplit(asked['redirect_uri']).path}?state={asked['state']}&code=c0de")
+            rest = run.stdout.read()
+        thread.join()
+        (token,) = provider.granted
+        assert kept.read_text().strip() == token
+        assert "changed=1 " in rest, rest
+        assert not [secret for secret in (token, SECRETS[0], "c0de") if secret in shown + rest]
+
+        # As the last line says: it goes into the inventory like that, and to Odoo and fetch-and-route from there.
+        here.oauth["refresh_token"] = "{{ lookup('ansible.builtin.file', secrets_directory ~ '/oauth-oauth') }}"
+        assert here.oauth["refresh_token"] in rest
+    finally:
+        kept.unlink(missing_ok=True)
+        server.server_close()
+
+
+def come_back(path: str) -> None:
+    """What the browser does when the provider sends it back."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", 8765, timeout=WAIT)) as session:
+            try:
+                session.request("GET", path)
+            except ConnectionRefusedError:  # it has not been told to wait yet
+                assert time.monotonic() < deadline, "nobody waits for the browser"
+                continue
+            assert session.getresponse().status == 200
+            return

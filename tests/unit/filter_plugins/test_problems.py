@@ -915,7 +915,7 @@ def test_a_sound_provider_has_no_problem(provider: dict[str, Any]) -> None:
         ({"pop3": {}, "imap": {}}, ".pop3: is given beside imap: fetch by one of the two"),
         ({"pop3": {}}, ".pop3: Gmail shows a message only once over POP3: leave it out for IMAP"),
         ({"preset": "microsoft365"}, ".oauth: is missing: Microsoft takes no passwords over IMAP and POP3"),
-        ({"oauth": {"client_id": "me"}}, ".oauth.refresh_token: is missing"),
+        ({"oauth": {"client_id": "me"}}, ".oauth.refresh_token: is missing: have a person authorise by playbooks/"),
         (
             {"oauth": {**GRANTED, "client_secret": ""}, "password": None},
             ".smtp.oauth.client_secret: is missing: Odoo takes no application without one",

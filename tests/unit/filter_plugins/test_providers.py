@@ -15,6 +15,7 @@ from filter_plugins.providers import (
     PORTS,
     PRESETS,
     FilterModule,
+    authorizations,
     odoo_servers,
     provider_domains,
     provider_mailboxes,
@@ -185,6 +186,46 @@ def test_odoo_is_not_told_of_what_it_cannot_do() -> None:
     assert plain["outgoing"]["host"] == "smtp.gmail.com"
 
 
+@pytest.mark.parametrize(
+    ("provider", "url", "scope"),
+    [
+        ({"preset": "gmail"}, "https://accounts.google.com/o/oauth2/v2/auth", "https://mail.google.com/"),
+        (
+            {"preset": "microsoft365"},
+            "https://login.microsoftonline.com/example.com/oauth2/v2.0/authorize",
+            "https://outlook.office.com/IMAP.AccessAsUser.All https://outlook.office.com/SMTP.Send",
+        ),
+        (
+            {"preset": "microsoft365", "pop3": {}},
+            "https://login.microsoftonline.com/example.com/oauth2/v2.0/authorize",
+            "https://outlook.office.com/POP.AccessAsUser.All https://outlook.office.com/SMTP.Send",
+        ),
+    ],
+)
+def test_what_a_person_authorises(provider: dict[str, Any], url: str, scope: str) -> None:
+    application = {"client_id": "me", "client_secret": "hush"}
+    (made,) = authorizations([database({"login": "odoo@example.com", "oauth": application, **provider})])
+    assert made.items() >= {"name": "prod", "login": "odoo@example.com", "url": url, **application}.items()
+    assert made["scope"].endswith(scope)
+    assert made["token_url"].endswith("/token")
+
+
+@pytest.mark.parametrize(
+    ("provider", "problem"),
+    [
+        (None, ".preset: is missing"),
+        ({"login": "x", "oauth": GRANTED}, ".preset: is missing"),
+        ({"preset": "gmail", "pop3": {}, "login": "x", "oauth": SENDING}, ".preset: is missing"),
+        ({"preset": "gmail", "oauth": SENDING}, ".login: is missing"),
+        ({"preset": "gmail", "login": "x"}, ".oauth.client_id: is missing"),
+        ({"preset": "gmail", "login": "x", "oauth": {"client_id": "me"}}, ".oauth.client_secret: is missing"),
+    ],
+)
+def test_who_cannot_authorise_is_told(provider: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=rf"^odoo_databases\[prod\]\.provider\{problem}"):
+        authorizations([database(provider)])
+
+
 def test_the_records_of_its_domains() -> None:
     assert provider_domains([database(MICROSOFT)]) == [
         {
@@ -229,6 +270,7 @@ def test_nothing_in_an_inventory_makes_the_filling_fail(databases: Any) -> None:
 
 def test_the_names_that_the_roles_use() -> None:
     assert FilterModule().filters().keys() == {
+        "authorizations",
         "odoo_servers",
         "provider_domains",
         "provider_mailboxes",
