@@ -40,6 +40,10 @@ options:
     elements: dict
     required: true
   zones: {description: The zones that are ours to write., type: list, elements: dict, default: []}
+  delegation:
+    description: The name below which is what hosts in others' zones lead to, as for the filter C(delegated).
+    type: str
+    default: ''
   resolver:
     description: Address of the resolver that finds the servers of others' zones, by default that of this machine.
     type: str
@@ -91,18 +95,23 @@ def run(parameters: Mapping[str, Any], check_mode: bool, now: int) -> dict[str, 
     problems = rotations.left_out(parameters["left_out"])
     directory, hosts = Path(parameters["directory"]).expanduser(), parameters["hosts"]
     zones = rotations.zones_of(parameters, problems)
-    wanted = dns_zone.wanted_sets(map(_records, hosts), problems)
+    sets = {
+        host["host"]: dns_zone.wanted_sets(_records(host, parameters["delegation"], zones), problems) for host in hosts
+    }
     if problems:
         raise ValueError("\n".join(problems))
     times = Times(parameters["days"] * rotations.DAY, parameters["clock_tolerance"])
     with rotations.locked(directory):
         kept = _load(directory / FILE)
+        every = [one for found in sets.values() for one in found]
         reasons, cached = rotations.look_everywhere(
-            wanted, zones, parameters["resolver"], parameters["timeout"], not_shown
+            every, zones, parameters["resolver"], parameters["timeout"], not_shown
         )
         after, due, lines, changed = dict(kept), [], [], False
-        for host, one in zip(hosts, wanted, strict=True):
-            name, seen = host["host"], Seen(reasons.get(one.key, ""), cached[one.key])
+        for host in hosts:
+            name, found = host["host"], [one.key for one in sets[host["host"]]]
+            reason = next((reasons[key] for key in found if key in reasons), "")
+            seen = Seen(reason, max(cached[key] for key in found))
             keys = Keys(host["used"], host["following"], host["former"])
             after[name] = known = noted(kept.get(name), keys, now, seen)
             takes = is_due(known, keys, now, seen, times)
@@ -119,10 +128,16 @@ def run(parameters: Mapping[str, Any], check_mode: bool, now: int) -> dict[str, 
     return {"changed": changed, "due": due, "story": lines}
 
 
-def _records(host: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer what has to be in DNS before a host's next key may be used, as the filter mail_rrsets does."""
+def _records(host: Mapping[str, Any], delegation: str, zones: Sequence[dns_zone.Zone]) -> list[dict[str, Any]]:
+    """Answer what has to be in DNS before a host's next key may be used, as the filter mail_rrsets does.
+
+    In a zone that is not ours the name leads to one of ours, if there is a delegation; or has records all the same.
+    """
     values = [f"3 1 1 {host[which]}" for which in ("used", "following")]
-    return {"name": f"_25._tcp.{host['host']}.", "type": "TLSA", "ttl": 0, "values": values, "ownership": "exclusive"}
+    names = [f"_25._tcp.{host['host']}."]
+    if delegation and dns_zone.zone_of(names[0], zones) is None:
+        names.append(f"{names[0]}{delegation.lower().rstrip('.')}.")
+    return [{"name": name, "type": "TLSA", "ttl": 0, "values": values, "ownership": "exclusive"} for name in names]
 
 
 def not_shown(servers: Sequence[dns_zone.Server], zone: str, wanted: Sequence[Wanted]) -> tuple[dict[Key, str], int]:
@@ -209,6 +224,7 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "hosts": {**dicts, "required": True},
             "zones": {**dicts, "default": []},
+            "delegation": {"type": "str", "default": ""},
             "resolver": {"type": "str", "default": ""},
             "days": {"type": "float", "required": True},
             "clock_tolerance": {"type": "float", "default": 300},

@@ -23,9 +23,9 @@ from library import rotate_tls
 from lookup_plugins.private_certificate import private_certificate
 
 if TYPE_CHECKING:
-    from module_utils import dns_zone, durable
+    from module_utils import dns_world, dns_zone, durable, mail_checks
 else:  # the same modules that the module under test has
-    from ansible.module_utils import dns_zone, durable
+    from ansible.module_utils import dns_world, dns_zone, durable, mail_checks
 
 DAY, HOUR = 1, 1 / 24
 NAME = "mail.example.com"
@@ -61,6 +61,7 @@ class Company:
         self.directory = directory / "ca"
         self.servers = [FakeServer("ns1"), FakeServer("ns2")]
         self.hosts: list[dict[str, Any]] = [{"inventory_hostname": NAME}]
+        self.zones, self.delegation = [ZONE], ""
         monkeypatch.setattr(dns_zone, "authoritative", lambda *_: (self.servers, []))
         self.deploy()
 
@@ -87,7 +88,8 @@ class Company:
         parameters = {
             "directory": str(self.directory),
             "hosts": renewable_keys(self.hosts, str(self.directory)),
-            "zones": [ZONE],
+            "zones": self.zones,
+            "delegation": self.delegation,
             "resolver": "192.0.2.54",
             "days": 365,
             "clock_tolerance": 300,
@@ -162,6 +164,27 @@ def test_a_set_of_one_server_alone_is_not_shown(company: Company) -> None:
     company.publish(company.servers[0])
     company.run(0)
     assert company.run(400)["due"] == []
+
+
+def test_in_a_customer_s_zone_the_name_in_ours_is_waited_for(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The customer's own has an alias: no TLSA records, of which none would be missed."""
+    customer = FakeServer("ns.customer")
+    monkeypatch.setattr(mail_checks, "zone_of", lambda *_: "example.com.")
+    monkeypatch.setattr(dns_world, "servers_of", lambda *_: ([customer], []))
+    company.zones, company.delegation = [ZONE | {"name": "provider.example"}], "mail-dns.provider.example"
+    company.publish()
+    company.run(0)
+    company.servers[1].shown = company.servers[1].shown[:1]
+    answer = company.run(400)
+    assert answer["due"] == []
+    assert f"(ns2 does not show _25._tcp.{NAME}.mail-dns.provider.example. TLSA of both)" in answer["story"][0]
+    company.publish()
+    company.run(401)
+    customer.shown = [f"3 1 1 {'00' * 32}"]  # of before there was an alias
+    assert f"(ns.customer does not show _25._tcp.{NAME}. TLSA of both)" in company.run(402)["story"][0]
+    customer.shown = []
+    assert company.run(403)["due"] == []
+    assert company.run(404)["due"] == [NAME]
 
 
 def test_what_others_remember_for_longer_is_waited_for_longer(company: Company) -> None:
