@@ -1,6 +1,7 @@
 """Mail that leaves for a stranger all the while, and connections that come, while somebody changes keys.
 
-`tests/hosts/test_rotate_keys.py` watches one change of each kind of key, `bench/rotation` many, and kills the playbook.
+`tests/hosts/test_rotate_keys.py` watches one change of each kind of key, `bench/rotation` many, and kills the playbook
+by lot; `tests/keys/` kills it at each of its steps.
 """
 
 from __future__ import annotations
@@ -185,15 +186,23 @@ class Strangers:
                 thread.join()
 
 
-def rotate(hosts: Hosts, options: list[str], kill_at: int | None = None) -> list[str]:
-    """Run playbooks/rotate_keys.yml; answer the tasks that it has come to. Raises StoryError when it fails.
+@dataclass
+class Run:
+    """A run of a playbook: the tasks that it has come to, and which of them, counted from 1, have changed something."""
+
+    tasks: list[str] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
+
+
+def rotate(hosts: Hosts, options: dict[str, Any], kill_at: int | None = None) -> Run:
+    """Run playbooks/rotate_keys.yml with variables. Raises StoryError when it fails.
 
     kill_at: kill it, and all that it has started here, as soon as the how manyth task begins.
     """
-    tasks: list[str] = []
+    run = Run()
     command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(hosts.inventory)]
     with subprocess.Popen(
-        [*command, "playbooks/rotate_keys.yml", *options],
+        [*command, "playbooks/rotate_keys.yml", "-e", json.dumps(options)],
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL,
@@ -201,19 +210,21 @@ def rotate(hosts: Hosts, options: list[str], kill_at: int | None = None) -> list
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    ) as run:
-        assert run.stdout  # it is a pipe
+    ) as process:
+        assert process.stdout  # it is a pipe
         said = []
-        for line in run.stdout:
+        for line in process.stdout:
             said.append(line)
-            if found := re.match(r"(?:TASK|RUNNING HANDLER) \[(.*)\] \*", line):
-                tasks.append(found[1])
-                if len(tasks) == kill_at:
-                    os.killpg(run.pid, signal.SIGKILL)
-                    return tasks
-    if run.returncode:
-        raise StoryError(f"playbooks/rotate_keys.yml ended with {run.returncode}:\n{''.join(said)[-3000:]}")
-    return tasks
+            if line.startswith("changed: ["):
+                run.changed.append(len(run.tasks))
+            elif found := re.match(r"(?:TASK|RUNNING HANDLER) \[(.*)\] \*", line):
+                run.tasks.append(found[1])
+                if len(run.tasks) == kill_at:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    return run
+    if process.returncode:
+        raise StoryError(f"playbooks/rotate_keys.yml ended with {process.returncode}:\n{''.join(said)[-3000:]}")
+    return run
 
 
 @dataclass
@@ -226,7 +237,9 @@ class Rounds:
 
     hosts: Hosts
     wanted: int
-    seed: int
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)  # variables of each run
+    zones: tuple[str, ...] = ("example.com",)  # in which the names of keys are
     say: Callable[[str], None] = lambda _: None
     done: int = 0
     runs: int = 0
@@ -268,24 +281,32 @@ class Rounds:
                 self._run(self.lots.randint(1, self.tasks), dns_records_tlsa_days=days)
             self._run(dns_records_tlsa_days=days)
 
-    def _run(self, kill_at: int | None = None, **options: object) -> None:
-        met = rotate(self.hosts, ["-e", json.dumps(QUICK | options)], kill_at)
+    def _run(self, kill_at: int | None = None, **options: object) -> Run:
+        run = rotate(self.hosts, QUICK | self.options | options, kill_at)
         self.runs += 1
         if kill_at is None:
-            self.tasks = len(met)
-        elif len(met) == kill_at:
-            self.killed.append(met[-1])
-        [found] = tlsa_keys([{"inventory_hostname": self.hosts.mail.name}], str(self.hosts.secrets / "ca"))
-        self.keys.add(found["digests"][0])
+            self.tasks = len(run.tasks)
+        elif len(run.tasks) == kill_at:
+            self.killed.append(run.tasks[-1])
+        self.keys.add(self._digests()[0])
         self.traffic.collect()
+        return run
+
+    def _digests(self) -> list[str]:
+        """The keys of the mail host's certificate: the one in use, the next, and a former one if there is any."""
+        [found] = tlsa_keys([{"inventory_hostname": self.hosts.mail.name}], str(self.hosts.secrets / "ca"))
+        return found["digests"]
 
     @contextlib.contextmanager
     def _memories(self) -> Iterator[None]:
         """Strangers remember for as long as they may; that something is not there for no longer than that it is."""
-        zone, config = "example.com", "/etc/unbound/unbound.conf"
-        before = self.hosts.ssh(self.hosts.dns, f"knotc zone-read {zone} @ SOA").split()[-1]
+        config = "/etc/unbound/unbound.conf"
+        before = {
+            zone: self.hosts.ssh(self.hosts.dns, f"knotc zone-read {zone} @ SOA").split()[-1] for zone in self.zones
+        }
         self._run(dns_records_dkim_days=FOR_EVER, dns_records_tlsa_days=FOR_EVER)  # gives all records their TTL
-        self._negative(zone, TTL)
+        for zone in self.zones:
+            self._negative(zone, TTL)
         self.hosts.ssh(self.hosts.dns, f"sed -i.before '/cache-max-/d' {config} && systemctl reload unbound")
         again = "systemd-run --quiet --unit=try-again --collect sh -c 'while sleep 2; do postqueue -f; done'"
         self.hosts.ssh(self.hosts.mail, again)  # what waits in the queue is tried again every other minute
@@ -294,8 +315,9 @@ class Rounds:
         finally:
             self.hosts.ssh(self.hosts.mail, "systemctl stop try-again")
             self.hosts.ssh(self.hosts.dns, f"mv {config}.before {config} && systemctl reload unbound")
-            self._negative(zone, int(before))
-            rotate(self.hosts, [])  # gives all records their TTL back
+            for zone, seconds in before.items():
+                self._negative(zone, int(seconds))
+            rotate(self.hosts, self.options)  # gives all records their TTL back
 
     def _negative(self, zone: str, seconds: int) -> None:
         *_, owner, ttl, _, server, person, serial, refresh, retry, expire, _ = self.hosts.ssh(
