@@ -219,6 +219,7 @@ class Database:
         self.problems: list[str] = []
         self.advice: list[str] = []
         self.tests = {"smtp": "skipped", "imap": "skipped"}
+        self.notes = Notes.parse("")
         self.gateway: dict[str, Any] = {"action_id": 0, "protocol": "xmlrpc", "login": odoo_wanted.LOGIN}
         self.key_path = Path(params["secrets_directory"]) / f"gateway-{self.name}"
         self.domains = [odoo_wanted.alias_domain(domain) for domain in settings["domains"]]
@@ -327,7 +328,7 @@ class Database:
         except (ValueError, AttributeError, TypeError):
             text = f"Odoo's system parameter {odoo_wanted.FORMER_NAMES} is damaged"
             self.problem("", text, 'correct it to {"domain": ["name"]}, or delete it')
-        self._notes()
+        self.notes = self._notes()
         self.items += odoo_wanted.domain_items(self.domains, self.features)
 
     def _notes(self) -> Notes:
@@ -381,6 +382,7 @@ class Database:
             if known.get("oauth"):
                 self._read_oauth(known["login"], known["oauth"])
         self.items += [*self.outgoing, *([self.granted] if self.granted else []), *self.incoming, *settings]
+        self._archive_former("ir.mail_server", [*(item.name for item in self.outgoing), odoo_wanted.MASS_MAILING])
         if not self.features.has("fetchmail.server", "server_type"):
             return
         for item in self.incoming[-1:]:
@@ -395,7 +397,19 @@ class Database:
             self.items += [  # two that fetch from one mailbox take each other's mail
                 Item(f"incoming server {row['name']}", item.model, by_id(row), {"active": False}) for row in others
             ]
+        self._archive_former("fetchmail.server", [item.name for item in self.incoming])
         self._check_filters()
+
+    def _archive_former(self, model: str, names: Sequence[str]) -> None:
+        """Archive the servers that earlier runs made for hosts that the inventory has no more."""
+        former = {name: what for other, name, what in self.notes.made if other == model and name not in names}
+        if former:
+            self.records.read(model, list(former), ["active"])
+        self.items += [
+            Item(what, model, name, {"active": False}, ours=True)
+            for name, what in former.items()
+            if self.records.identity(model, name)
+        ]
 
     def _read_oauth(self, login: str, oauth: Record) -> None:
         """What an outgoing server by OAuth takes besides: Odoo's module, and the parameters of the application."""

@@ -465,6 +465,25 @@ def test_each_mail_host_has_its_servers_in_order(lab: Lab) -> None:
     assert [row["server"] for row in lab.odoo.records("fetchmail.server")] == ["mx1.example.com", "mx2.example.com"]
 
 
+@VERSIONS
+def test_odoo_sends_no_more_by_a_mail_host_that_is_gone(make_lab: MakeLab, version: str) -> None:
+    lab = make_lab(version)
+    lab.run(hosts=("mx1.example.com", "mx2.example.com"))
+    second = ("mx2.example.com",)
+
+    assert lab.lines(hosts=second) == [
+        "odoo_databases[prod].outgoing server mx2.example.com.sequence: 2 -> 1",
+        "odoo_databases[prod].outgoing server mx1.example.com.active: True -> False",
+    ]
+    assert lab.lines(hosts=second) == []
+    (gone,) = [row["id"] for row in lab.odoo.records("ir.mail_server") if row["smtp_host"] == "mx1.example.com"]
+    del lab.odoo.models["ir.mail_server"][gone]
+    assert lab.lines(hosts=second) == []
+    assert "odoo_databases[prod].outgoing server mx1.example.com: none -> new" in lab.lines(
+        hosts=("mx1.example.com", *second)
+    )
+
+
 def test_servers_are_for_all_domains_and_the_first_is_the_company_s(lab: Lab) -> None:
     lab.more_domains = [{"name": "example.net"}]
     lab.settle()
