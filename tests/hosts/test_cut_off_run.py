@@ -27,7 +27,12 @@ def test_the_next_run_does_what_a_cut_off_run_owes(hosts: Hosts) -> None:
 
     output = hosts.site()
 
-    for handler in ("rspamd : Reload rspamd", "dovecot : Reload Dovecot", "postfix : Reload Postfix"):
+    for handler in (
+        "rspamd : Reload rspamd",
+        "dovecot : Reload Dovecot",
+        "postfix : Reload Postfix",
+        "fetch_and_route : Run fetch-and-route",
+    ):
         assert re.search(rf"RUNNING HANDLER \[{handler}\] \**\nchanged: \[{hosts.mail.name}\]", output), output
     assert "fetch_and_route : Reload fetch-and-route" in output
     assert hosts.ssh(hosts.mail, f"ls {OWED}") == ""
