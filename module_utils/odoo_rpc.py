@@ -9,6 +9,7 @@ Standard library only: it runs wherever Ansible runs a module.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import json
@@ -115,11 +116,12 @@ class Odoo:
             about = self._xmlrpc("common", "version")
             return about.get("server_version_info") if isinstance(about, dict) else None
         except _NoXmlrpc as error:
-            status, answer = self._ask("GET", "/json/version")
-            about = _json(answer)
-            if status == http.HTTPStatus.OK and isinstance(about, dict):
-                self._has_xmlrpc = False
-                return about.get("version_info")
+            with contextlib.suppress(_Redirected):  # to the page for logging in, as what Odoo does not know is
+                status, answer = self._ask("GET", "/json/version")
+                about = _json(answer)
+                if status == http.HTTPStatus.OK and isinstance(about, dict):
+                    self._has_xmlrpc = False
+                    return about.get("version_info")
             if self._names_database:
                 raise error from None
         # One whose server_wide_modules lack rpc has the API in its databases alone (odoo/http.py, _serve_nodb).
@@ -306,7 +308,7 @@ class Odoo:
         self._used = time.monotonic()
         if 300 <= response.status < 400:
             text = f"{self.url} redirects to {response.headers.get('Location')}"
-            raise OdooError(text, "give the address where it ends", "url")
+            raise _Redirected(text, "give the address where it ends", "url")
         if response.status in {502, 503, 504}:
             text = f"{self.url} answers HTTP {response.status}: the proxy is there, Odoo is starting or down"
             raise OdooError(text, "start Odoo, or try again in a minute", "url")
@@ -315,6 +317,10 @@ class Odoo:
 
 class _NoXmlrpc(OdooError):
     """There is no XML-RPC at the address."""
+
+
+class _Redirected(OdooError):
+    """What was asked for is said to be elsewhere."""
 
 
 def _connection(url: str, ca_file: str | None) -> http.client.HTTPConnection:

@@ -218,7 +218,7 @@ def test_an_odoo_that_has_its_api_in_databases_alone_is_told_which_one(script: S
     assert [headers.get("X-Odoo-Database") for _, headers, _ in script.requests] == [None, None, *["prod"] * 3]
 
 
-@scripted((404, b"<html>"))
+@pytest.mark.parametrize("script", [[(404, b"<html>")], [(404, b""), (303, b"")] * 2], indirect=True)
 def test_an_odoo_without_its_module_rpc_is_told(script: Script) -> None:
     with pytest.raises(OdooError) as raised:
         script.odoo.log_in("admin", "secret")
