@@ -46,34 +46,40 @@ class Host:
 
 
 class Hosts:
-    """The test hosts as the inventory describes them, and how to talk to each; the database is the first or the named.
+    """The test hosts as the inventory describes them, and how to talk to each.
 
-    Raises `StoryError` when a file of the inventory or of its secrets is missing.
+    Database and mail host are the first or the named; Odoo's host is the one at the database's address.
     """
 
-    def __init__(self, inventory: Path = ROOT / "inventory" / "demo", database: str = "") -> None:
+    def __init__(self, inventory: Path = ROOT / "inventory" / "demo", database: str = "", mail: str = "") -> None:
         self.inventory = inventory
         self.secrets = inventory / "secrets"
         children = yaml.safe_load((inventory / "hosts.yml").read_text())["all"]["children"]
+        facts = yaml.safe_load((inventory / "group_vars" / "all.yml").read_text())
+        self.database: dict[str, Any] = next(
+            entry for entry in facts["odoo_databases"] if not database or entry["name"] == database
+        )
 
         def only(group: str, name: str = "") -> Host:
             hosts: dict[str, dict[str, str]] = children[group]["hosts"]
             found = name or next(iter(hosts))
             return Host(found, hosts[found]["ansible_host"])
 
-        self.mail = only("mail_hosts")
-        mail = children["mail_hosts"]["hosts"][self.mail.name]
+        groups = [group["hosts"] for group in children.values() if "hosts" in group]
+        self.addresses: dict[str, str] = {
+            name: entry["ansible_host"] for hosts in groups for name, entry in hosts.items()
+        }
+        self.mail = only("mail_hosts", mail)
+        mail_host = children["mail_hosts"]["hosts"][self.mail.name]
         # One alone where IPv6 is switched off.
         self.mail_addresses: list[str] = [
-            mail[f"mail_host_{kind}"] for kind in ("ipv4", "ipv6") if f"mail_host_{kind}" in mail
+            mail_host[f"mail_host_{kind}"] for kind in ("ipv4", "ipv6") if f"mail_host_{kind}" in mail_host
         ]
-        self.odoo = only("odoo_hosts")
-        self.dns = only("internet", "ns.example.com")
-        self.outside = only("internet", "mx.customer.example")
-        facts = yaml.safe_load((inventory / "group_vars" / "all.yml").read_text())
-        self.database: dict[str, Any] = next(
-            entry for entry in facts["odoo_databases"] if not database or entry["name"] == database
-        )
+        odoo_hosts: dict[str, dict[str, str]] = children["odoo_hosts"]["hosts"]
+        addressed = [name for name, entry in odoo_hosts.items() if entry["ansible_host"] in self.database["url"]]
+        self.odoo = only("odoo_hosts", *addressed)
+        strangers = ("ns.example.com", "mx.customer.example")
+        self.dns, self.outside = (Host(name, self.addresses[name]) for name in strangers)
 
     @property
     def domain(self) -> dict[str, Any]:
@@ -104,11 +110,10 @@ class Hosts:
     @contextlib.contextmanager
     def names(self) -> Iterator[None]:
         """Within this block the hosts' names resolve to their addresses, so that certificates can be verified."""
-        addresses = {host.name: host.address for host in (self.mail, self.odoo, self.dns, self.outside)}
         real = socket.getaddrinfo
 
         def resolve(host: Any, *args: Any, **options: Any) -> Any:
-            return real(addresses.get(host, host), *args, **options)
+            return real(self.addresses.get(host, host), *args, **options)
 
         socket.getaddrinfo = resolve
         try:
@@ -168,7 +173,7 @@ class Odoo:
 
     def __init__(self, hosts: Hosts, login: str, password: str) -> None:
         url = hosts.database["url"]
-        self.database = hosts.database["name"]
+        self.database = hosts.database.get("database") or hosts.database["name"]
         self.password = password
         common = xmlrpc.client.ServerProxy(f"{url}/xmlrpc/2/common", context=hosts.tls)
         self.uid = common.authenticate(self.database, login, password, {})
