@@ -39,6 +39,8 @@ TABLES = [
     "res_users",
     "res_users_apikeys",
 ]
+OWN = '"calendar_sms.last_sms_cron"'
+"""Where Odoo 14's timer of calendar_sms notes when it ran, which may be for the first time meanwhile."""
 VOLATILE = ["write_date", "write_uid", "nextcall", "lastcall", "failure_count", "first_failure_date"]
 
 
@@ -49,12 +51,12 @@ def psql(statement: str, database: str = "postgres") -> str:
     )
 
 
-def snapshot() -> list[str]:
+def snapshot() -> set[str]:
     """All rows of the tables, without what changes by itself."""
     rows = f"SELECT to_jsonb(t) - ''{{{','.join(VOLATILE)}}}''::text[] AS %I FROM %I t ORDER BY 1"  # noqa: S608 - ours
     names = f"unnest(ARRAY{TABLES}) AS name WHERE to_regclass(name) IS NOT NULL"
     query = f"SELECT query_to_xml(format('{rows}', name, name), true, true, '') FROM {names}"  # noqa: S608 - ours
-    return psql(query, NAME).splitlines()
+    return {line for line in psql(query, NAME).splitlines() if OWN not in line}
 
 
 @pytest.fixture
@@ -139,11 +141,11 @@ def test_what_somebody_changed_is_put_back_and_removal_leaves_odoo_as_it_was(inv
     assert converge(inventory) == []
     settled = snapshot()
     foretold = removal(inventory, check_mode=True)
-    assert snapshot() == settled
+    assert snapshot() ^ settled == set()
 
     output = Hosts(inventory).site(playbook="playbooks/odoo_remove.yml")
 
     assert [line for line in foretold if line not in output] == []
-    assert snapshot() == before
+    assert snapshot() ^ before == set()
     assert list((inventory / "secrets").glob("gateway-*")) == []
     assert removal(inventory, check_mode=False) == []
