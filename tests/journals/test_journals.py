@@ -43,6 +43,8 @@ EXPLAINED = (
     "SIGHUP received - reloading configuration",
     "Killed with signal 15 (by pid=",
     "Shutting down logging for ",
+    # rspamd's word for a process that was told to end as it began, before it listened for that: two changes in a row.
+    "terminated abnormally with exit code 0 by signal: Terminated but NOT created core file",
     # rspamd says so of an answer of the resolver that takes 0.3 s, as on a busy machine.
     "; finalize_item: slow asynchronous rule: ",
     # Postfix compares the clock of the files with its own, which a virtual machine may have a moment apart.
