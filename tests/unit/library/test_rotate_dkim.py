@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from filter_plugins.signing import key_names
 from library import rotate_dkim
 from lookup_plugins.dkim_key import MADE, dkim_key
 from lookup_plugins.dkim_selectors import dkim_selectors
+from tests.unit.killing import Killed, Killer
 
 if TYPE_CHECKING:
     from module_utils import dns_world, dns_zone
@@ -146,37 +147,17 @@ def test_from_one_key_to_the_next(company: Company) -> None:
     ]
 
 
-class Killed(BaseException):
-    """The run is killed."""
-
-
 def test_a_run_is_cut_off_before_and_after_each_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the hosts sign with then is in DNS, and the same run once more brings all to where it has to be."""
-    left, keys = 0, itertools.cycle([MADE["rsa"](), MADE["rsa"]()])
-
-    def step() -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            raise Killed
-
-    def dying(write: Callable[..., object]) -> Callable[..., object]:
-        def written(*arguments: object, **options: object) -> object:
-            step()
-            answer = write(*arguments, **options)
-            step()
-            return answer
-
-        return written
+    keys = itertools.cycle([MADE["rsa"](), MADE["rsa"]()])
 
     monkeypatch.setitem(MADE, "rsa", lambda: next(keys))
     load = partial(serialization.load_pem_private_key, unsafe_skip_rsa_key_validation=True)  # takes 40 ms each
     monkeypatch.setattr(serialization, "load_pem_private_key", load)
-    monkeypatch.setattr(Path, "replace", dying(Path.replace))
-    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+    killer = Killer(monkeypatch)
     for steps in itertools.count(1):
         company, hosts, cut_off = Company(tmp_path / str(steps), monkeypatch), set[str](), False
-        left = steps
+        killer.left = steps
         for day in (0, 180.01, 180.05, 188, 188.1):
             for _ in range(2):
                 try:

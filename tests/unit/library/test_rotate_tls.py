@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from filter_plugins.mail_rrsets import mail_rrsets
 from filter_plugins.tlsa import renewable_keys, tlsa_keys
 from library import rotate_tls
 from lookup_plugins.private_certificate import private_certificate
+from tests.unit.killing import Killed, Killer
 
 if TYPE_CHECKING:
     from module_utils import dns_world, dns_zone, durable, mail_checks
@@ -224,10 +225,6 @@ def test_a_kill_between_the_two_files_is_made_good(company: Company, monkeypatch
     assert company.digests == [following, former]
 
 
-class Killed(BaseException):
-    """The run is killed."""
-
-
 @pytest.mark.parametrize("site", [False, True])
 def test_a_run_is_cut_off_before_and_after_each_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: bool
@@ -236,31 +233,13 @@ def test_a_run_is_cut_off_before_and_after_each_write(
 
     site: site.yml runs before that.
     """
-    left = 0
-
-    def step() -> None:
-        nonlocal left
-        left -= 1
-        if not left:
-            raise Killed
-
-    def dying(write: Callable[..., object]) -> Callable[..., object]:
-        def written(*arguments: object, **options: object) -> object:
-            step()
-            answer = write(*arguments, **options)
-            step()
-            return answer
-
-        return written
-
-    monkeypatch.setattr(Path, "replace", dying(Path.replace))
-    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+    killer = Killer(monkeypatch)
     monkeypatch.setattr("lookup_plugins.private_certificate._new_key", partial(ec.generate_private_key, ec.SECP256R1()))
     for steps in itertools.count(1):
         company, cut_off = Company(tmp_path / str(steps), monkeypatch), False
         company.publish()
         company.run(0)
-        following, left = company.digests[1], steps
+        following, killer.left = company.digests[1], steps
         for _ in range(2):
             try:
                 company.run(400)
