@@ -200,6 +200,17 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "(no message)"
 
 
+def eventually(what: str, condition: Callable[[], object]) -> None:
+    """Return as soon as the condition holds; a host that does not answer yet is no failure."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        with contextlib.suppress(StoryError, OSError):
+            if condition():
+                return
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
 def wait_for_message(session: IMAPClient, header: str, value: str, folders: Sequence[str] = ("INBOX",)) -> EmailMessage:
     """The message with that header in one of the folders, as soon as the server tells of it (IDLE, RFC 2177)."""
     deadline = time.monotonic() + WAIT

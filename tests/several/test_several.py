@@ -13,7 +13,6 @@ import os
 import re
 import shlex
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import Any
 import pytest
 
 from tests.more_hosts import DEMO, OTHER_DEBIAN, OTHER_ODOO, host, read, running, write
-from tests.story import ROOT, WAIT, Hosts, Story, StoryError
+from tests.story import ROOT, WAIT, Hosts, Story, eventually
 
 pytestmark = pytest.mark.hosts
 
@@ -144,16 +143,6 @@ def answer(story: Story, address: str) -> int:
         return session.rcpt(address)[0]
 
 
-def until(what: str, condition: Any) -> None:
-    """Return as soon as the condition holds; a host that does not answer yet is no failure."""
-    deadline = time.monotonic() + WAIT
-    while True:
-        with contextlib.suppress(StoryError, OSError):
-            if condition():
-                return
-        assert time.monotonic() < deadline, what
-
-
 def test_a_second_run_changes_nothing(several: Several) -> None:
     for name in MAIL_HOSTS:
         assert "failed=0" in recap(several.runs[0], name)
@@ -180,7 +169,7 @@ def test_each_host_asks_each_odoo_for_its_addresses(several: Several, database: 
         alias = story.admin("mail.alias", "create", values)
         try:
             story.hosts.ssh(story.hosts.mail, "systemctl", "start", "fetch-and-route.service")
-            until("nobody asked Odoo", lambda: answer(story, f"{name}@{DATABASES[database]}") == 250)
+            eventually("nobody asked Odoo", lambda: answer(story, f"{name}@{DATABASES[database]}") == 250)
             for other in DATABASES.keys() - {database}:
                 assert answer(story, f"{name}@{DATABASES[other]}") == 550
         finally:
@@ -262,7 +251,7 @@ def down(several: Several, name: str) -> Iterator[None]:
     finally:
         podman("start")
         hosts = Hosts(several.path, mail=name)
-        until(f"{name} is not back", lambda: hosts.ssh(hosts.mail, f"systemctl is-active {SERVICES}"))
+        eventually(f"{name} is not back", lambda: hosts.ssh(hosts.mail, f"systemctl is-active {SERVICES}"))
 
 
 def test_mail_goes_on_while_a_host_is_down(several: Several) -> None:
@@ -330,7 +319,7 @@ def test_another_database_adds_what_it_needs_and_goes_without_a_trace(several: S
     assert lives(several) == before
     for mail in MAIL_HOSTS:
         with several.story("third", mail) as story:
-            until("Odoo was not asked by itself", lambda: answer(story, f"nobody@{third}") == 550)
+            eventually("Odoo was not asked by itself", lambda: answer(story, f"nobody@{third}") == 550)
             story.customer_writes()
     again = several.site()
     assert [name for name in MAIL_HOSTS if "changed=0 " not in recap(again, name)] == []

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import EmailMessage
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from imapclient import IMAPClient  # type: ignore[import-untyped]
 
-from tests.story import ROOT, WAIT, Hosts, Story, StoryError
+from tests.story import ROOT, WAIT, Hosts, Story, eventually
 
 pytestmark = pytest.mark.hosts
 
@@ -98,17 +98,6 @@ def commands() -> str:
 def podman(*command: str) -> None:
     environment = os.environ | {"CONTAINERS_CONF": str(ROOT / ".cache" / "containers.conf")}
     subprocess.run(["podman", *command, CONTAINER], env=environment, check=True, capture_output=True, timeout=WAIT)
-
-
-def eventually(what: str, condition: Callable[[], object]) -> None:
-    """Return as soon as the condition holds; a host that does not answer yet is no failure."""
-    deadline = time.monotonic() + WAIT
-    while True:
-        with contextlib.suppress(StoryError, OSError):
-            if condition():
-                return
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def send(story: Story) -> str:
